@@ -1,0 +1,1 @@
+"""Conditioning and seeds to latents: what runs once per step."""

@@ -1,0 +1,1 @@
+"""The network of the diffusion stage: torch and this folder only."""

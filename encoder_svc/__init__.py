@@ -1,0 +1,1 @@
+"""Prompt, tags and lyrics to conditioning: what runs once per request."""

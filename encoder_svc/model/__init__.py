@@ -1,0 +1,1 @@
+"""Networks of the encoder stage: torch and this folder only."""

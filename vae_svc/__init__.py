@@ -1,0 +1,1 @@
+"""Audio to latents and latents to audio, with the vocoder."""

@@ -1,0 +1,1 @@
+"""Networks of the codec: torch and this folder only."""
