@@ -202,7 +202,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> AcestepError:
     code = error.code()
     message = error.details() or code.name
     found: dict[str, Message] = {}
-    status = rpc_status.from_call(error)
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it reads what AioRpcError has
     for packed in status.details if status is not None else ():
         for kind in (
             error_details_pb2.BadRequest,
