@@ -1,0 +1,448 @@
+"""The linear-attention diffusion transformer: latents, timestep and conditions to a velocity.
+
+It knows neither schedules nor guidance nor requests. Conditions are projected once (`project_context`) and timesteps once
+(`modulate`); an evaluation (`forward`) takes rows that each bring their own.
+
+Letters: B rows, T latent frames (one token each), L condition tokens, D width, H heads, d head width.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusion_svc.model.config import LATENT_CHANNELS, LATENT_HEIGHT, PATCH_WIDTH, TIMESTEP_WIDTH, TransformerConfig
+
+ATTENTION_EPSILON = 1e-15
+NORM_EPSILON = 1e-6
+# Entropy-rectified guidance scales the queries of these blocks (end excluded). On the linear self-attention the factor cancels between
+# numerator and denominator, so only the cross-attention is scaled.
+WEAKENED_BLOCKS = range(15, 20)
+WEAKENED_QUERY_SCALE = 0.01
+
+
+@dataclass(frozen=True)
+class Modulation:
+    """What the timestep says to the network.
+
+    Attributes:
+        blocks: Shared shift, scale and gate of the blocks before their own tables are added, [6, D].
+        final: Embedded timestep, for the final layer, [D].
+    """
+
+    blocks: Tensor
+    final: Tensor
+
+
+@dataclass(frozen=True)
+class Context:
+    """Conditions as the cross-attentions want them: rotated keys and values of each block, [1, H, L, d]."""
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One request at one step under one condition.
+
+    Attributes:
+        latents: [8, 16, T].
+        modulation: Of the timestep.
+        context: Of the condition.
+        weakened: Weaken the cross-attention (entropy-rectified guidance).
+        frame_mask: [T], 1 = real frame, 0 = padding; None: no padding. Inference never pads.
+        control: Features added after the patch embedding, [T, D], and their scale.
+    """
+
+    latents: Tensor
+    modulation: Modulation
+    context: Context
+    weakened: bool = False
+    frame_mask: Tensor | None = None
+    control: Tensor | None = None
+    control_scale: float = 1.0
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """Divide by the root mean square over the last axis, in float32, without a weight."""
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + NORM_EPSILON)).to(x.dtype)
+
+
+def timestep_features(timesteps: Tensor) -> Tensor:
+    """Sinusoids of timesteps on the 0..1000 scale, [N] -> [N, 256], cosines first, float32."""
+    half = TIMESTEP_WIDTH // 2
+    frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=timesteps.device) / half)
+    angles = timesteps.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class Rotary(nn.Module):
+    """The position code of the released weights.
+
+    The tables are laid out as two halves but applied to interleaved pairs, so the two members of a pair turn by different angles. That is
+    no rotation, and no standard kernel gives it; the weights were trained with it.
+
+    Args:
+        head_dim: Head width d.
+        theta: Base of the frequencies.
+    """
+
+    def __init__(self, head_dim: int, theta: float) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.theta = theta
+
+    def tables(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines at positions [P], [P, d] each: rounded to dtype, kept in float32."""
+        exponents = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=positions.device) / self.head_dim
+        angles = positions.float()[:, None] * (1.0 / self.theta**exponents)  # [P, d/2]
+        angles = torch.cat([angles, angles], dim=-1)
+        return angles.cos().to(dtype).float(), angles.sin().to(dtype).float()
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Apply tables [P, d] to x [..., P, d] in float32; the result is float32.
+
+        out[2j] = x[2j] cos[2j] - x[2j+1] sin[2j];  out[2j+1] = x[2j+1] cos[2j+1] + x[2j] sin[2j+1]
+        """
+        wide = x.float()
+        even, odd = wide[..., 0::2], wide[..., 1::2]
+        turned = torch.stack([-odd, even], dim=-1).flatten(-2)
+        return torch.addcmul(wide * cos, turned, sin)
+
+
+class SelfAttention(nn.Module):
+    """Linear attention over frames with a ReLU kernel.
+
+    Args:
+        width: D.
+        heads: H.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width)
+        self.to_k = nn.Linear(width, width)
+        self.to_v = nn.Linear(width, width)
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+
+    def forward(self, x: Tensor, rotary: Rotary, tables: tuple[Tensor, Tensor], frame_mask: Tensor | None) -> Tensor:
+        """[B, T, D] -> [B, T, D]; a padded frame (frame_mask [B, T] is 0) gives the output bias."""
+        query, key, value = (
+            projection(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, T, d]
+            for projection in (self.to_q, self.to_k, self.to_v)
+        )
+        if frame_mask is not None:
+            mask = frame_mask[:, None, :, None].to(x.dtype)
+            query, key, value = query * mask, key * mask, value * mask
+        query = F.relu(rotary(query, *tables))
+        key = F.relu(rotary(key, *tables))
+        # Sums over frames first: [d, d] a head instead of [T, T].
+        state = key.transpose(-1, -2) @ value.float()  # [B, H, d, d]
+        total = key.sum(dim=-2).unsqueeze(-1)  # [B, H, d, 1]
+        out = (query @ state) / (query @ total + ATTENTION_EPSILON)
+        merged = out.transpose(1, 2).flatten(-2).to(x.dtype)
+        return self.to_out[0](merged)  # type: ignore[no-any-return]
+
+
+class CrossAttention(nn.Module):
+    """Softmax attention from frames to the conditions.
+
+    Args:
+        width: D.
+        heads: H.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width)
+        self.to_k = nn.Linear(width, width)
+        self.to_v = nn.Linear(width, width)
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+
+    def project(self, context: Tensor, rotary: Rotary, tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Rotated keys and values [1, H, L, d] of conditions [1, L, D]."""
+        key = self.to_k(context).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        value = self.to_v(context).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return rotary(key, *tables).to(context.dtype), value.contiguous()
+
+    def forward(
+        self,
+        x: Tensor,
+        keys_values: Sequence[tuple[Tensor, Tensor]],
+        rotary: Rotary,
+        tables: tuple[Tensor, Tensor],
+        query_scale: Tensor | None,
+        frame_mask: Tensor | None,
+    ) -> Tensor:
+        """[B, T, D] -> [B, T, D], each row attending to its own keys and values.
+
+        Nothing is masked: condition tokens that must not be seen are absent from the keys, a row without any gives the output bias, and
+        so does a padded frame.
+        """
+        query = self.to_q(x)
+        if query_scale is not None:
+            query = query * query_scale
+        query = query.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, T, d]
+        query = rotary(query, *tables).to(x.dtype)
+        rows = [
+            F.scaled_dot_product_attention(one, key, value) if key.shape[-2] else torch.zeros_like(one)
+            for one, (key, value) in zip(query.split(1), keys_values, strict=True)
+        ]
+        merged = torch.cat(rows).transpose(1, 2).flatten(-2)
+        if frame_mask is not None:
+            merged = merged * frame_mask[:, :, None].to(x.dtype)
+        return self.to_out[0](merged)  # type: ignore[no-any-return]
+
+
+class _Convolution(nn.Module):
+    """A 1-D convolution under the name `conv`, as the checkpoint nests it."""
+
+    def __init__(self, conv: nn.Conv1d) -> None:
+        super().__init__()
+        self.conv = conv
+
+
+class FeedForward(nn.Module):
+    """Gated feed-forward with a depthwise convolution over time.
+
+    In [B, T, channels] the 1x1 convolutions of the checkpoint are matrix products and the depthwise one is three shifted multiply-adds.
+
+    Args:
+        width: D.
+        hidden: Width of the gated half.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.inverted_conv = _Convolution(nn.Conv1d(width, 2 * hidden, 1))
+        self.depth_conv = _Convolution(nn.Conv1d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden))
+        self.point_conv = _Convolution(nn.Conv1d(hidden, width, 1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        inverted, depth, point = self.inverted_conv.conv, self.depth_conv.conv, self.point_conv.conv
+        hidden = F.silu(F.linear(x, inverted.weight[..., 0], inverted.bias))
+        before, here, after = depth.weight[:, 0].unbind(-1)
+        mixed = torch.addcmul(depth.bias, hidden, here)
+        mixed[:, 1:].addcmul_(hidden[:, :-1], before)
+        mixed[:, :-1].addcmul_(hidden[:, 1:], after)
+        content, gate = mixed.chunk(2, dim=-1)
+        return F.linear(content * F.silu(gate), point.weight[..., 0])
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention, feed-forward; the first and the last modulated by the timestep.
+
+    Args:
+        config: Sizes.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        width = config.inner_dim
+        self.scale_shift_table = nn.Parameter(torch.zeros(6, width))
+        self.attn = SelfAttention(width, config.num_attention_heads)
+        self.cross_attn = CrossAttention(width, config.num_attention_heads)
+        self.ff = FeedForward(width, config.mlp_dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        keys_values: Sequence[tuple[Tensor, Tensor]],
+        rotary: Rotary,
+        tables: tuple[Tensor, Tensor],
+        query_scale: Tensor | None = None,
+        frame_mask: Tensor | None = None,
+    ) -> Tensor:
+        """[B, T, D] -> [B, T, D] with modulation [B, 6, D] and query_scale [B, 1, 1]."""
+        shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = (self.scale_shift_table + modulation).unsqueeze(2).unbind(1)
+        hidden = rms_norm(x) * (1 + scale_attn) + shift_attn
+        x = x + gate_attn * self.attn(hidden, rotary, tables, frame_mask)
+        x = x + self.cross_attn(x, keys_values, rotary, tables, query_scale, frame_mask)
+        hidden = rms_norm(x) * (1 + scale_ff) + shift_ff
+        return x + gate_ff * self.ff(hidden)
+
+
+class PatchEmbedding(nn.Module):
+    """One token per latent frame.
+
+    The statistics of the normalisation run over all frames, so the result at one frame depends on the length of the song: latents cannot be
+    embedded in pieces or padded.
+
+    Args:
+        width: D.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.early_conv_layers = nn.Sequential(
+            nn.Conv2d(LATENT_CHANNELS, PATCH_WIDTH, (LATENT_HEIGHT, 1), stride=(LATENT_HEIGHT, 1)),
+            nn.GroupNorm(32, PATCH_WIDTH, eps=1e-6),
+            nn.Conv2d(PATCH_WIDTH, width, 1),
+        )
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """[B, 8, 16, T] -> [B, T, D]."""
+        early, norm, late = self.early_conv_layers
+        # Both convolutions are matrix products: the first kernel covers the whole height, the second is 1x1.
+        patches = latents.flatten(1, 2).transpose(1, 2)  # [B, T, 128]
+        hidden = F.linear(patches, early.weight.flatten(1), early.bias)  # [B, T, 2048]
+        hidden = norm(hidden.transpose(1, 2)).transpose(1, 2)
+        return F.linear(hidden, late.weight.flatten(1), late.bias)
+
+
+class FinalLayer(nn.Module):
+    """Tokens back to latent frames.
+
+    Args:
+        width: D.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale_shift_table = nn.Parameter(torch.zeros(2, width))
+        self.linear = nn.Linear(width, LATENT_CHANNELS * LATENT_HEIGHT)
+
+    def forward(self, x: Tensor, embedded_timestep: Tensor) -> Tensor:
+        """[B, T, D] and [B, D] -> [B, 8, 16, T]."""
+        shift, scale = (self.scale_shift_table + embedded_timestep[:, None]).unsqueeze(2).unbind(1)
+        out = self.linear(rms_norm(x) * (1 + scale) + shift)  # [B, T, 16 * 8], channel fastest
+        return out.unflatten(-1, (LATENT_HEIGHT, LATENT_CHANNELS)).permute(0, 3, 2, 1)  # type: ignore[no-any-return]
+
+
+def normalize_control(control: Tensor, hidden: Tensor) -> Tensor:
+    """Give control features [B, T, D] the mean and spread of the hidden states, jointly over frames and channels."""
+    dims = (1, 2)
+    mean, std = control.mean(dims, keepdim=True), control.std(dims, keepdim=True)
+    return (control - mean) * hidden.std(dims, keepdim=True) / (std + 1e-12) + hidden.mean(dims, keepdim=True)
+
+
+class TimestepEmbedder(nn.Module):
+    """Two linear layers on the sinusoids of the timestep.
+
+    Args:
+        width: D.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(TIMESTEP_WIDTH, width)
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, 256] -> [N, D]."""
+        return self.linear_2(F.silu(self.linear_1(features)))  # type: ignore[no-any-return]
+
+
+class Transformer(nn.Module):
+    """The network with its input layers. Attribute names are the checkpoint's.
+
+    Args:
+        config: Sizes.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        width = config.inner_dim
+        self.config = config
+        self.rotary = Rotary(config.attention_head_dim, config.rope_theta)
+        self.transformer_blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.num_layers))
+        self.timestep_embedder = TimestepEmbedder(width)
+        self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.speaker_embedder = nn.Linear(config.speaker_embedding_dim, width)
+        self.genre_embedder = nn.Linear(config.text_embedding_dim, width)
+        self.lyric_proj = nn.Linear(config.lyric_hidden_size, width)
+        self.proj_in = PatchEmbedding(width)
+        self.final_layer = FinalLayer(width)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Compute type."""
+        return self.final_layer.linear.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.final_layer.linear.weight.device
+
+    def embed_conditions(self, text: Tensor, lyrics: Tensor, speaker: Tensor | None = None) -> Tensor:
+        """Concatenate speaker, text and lyrics.
+
+        Args:
+            text: [B, L_t, W_t].
+            lyrics: [B, L_l, W_l].
+            speaker: [B, 512]. None: zeros, all that the released weights know.
+        Returns:
+            [B, 1 + L_t + L_l, D].
+        """
+        if speaker is None:
+            speaker = text.new_zeros(text.shape[0], self.config.speaker_embedding_dim)
+        return torch.cat([self.speaker_embedder(speaker)[:, None], self.genre_embedder(text), self.lyric_proj(lyrics)], dim=1)
+
+    def project_context(self, conditions: Tensor, mask: Tensor | None = None) -> Context:
+        """Keys and values of every block, once per request and condition.
+
+        Args:
+            conditions: [L, D].
+            mask: [L], true = attend. Tokens that are not attended are dropped; the others keep their position numbers.
+        """
+        positions = torch.arange(conditions.shape[0], device=conditions.device)
+        if mask is not None:
+            kept = mask.to(torch.bool)
+            positions, conditions = positions[kept], conditions[kept]
+        tables = self.rotary.tables(positions, conditions.dtype)
+        pairs = [block.cross_attn.project(conditions[None], self.rotary, tables) for block in self.transformer_blocks]  # type: ignore[union-attr,operator]
+        return Context(keys=tuple(key for key, _ in pairs), values=tuple(value for _, value in pairs))
+
+    def modulate(self, timesteps: Tensor) -> list[Modulation]:
+        """Modulations of timesteps [N] on the 0..1000 scale, once per schedule."""
+        embedded = self.timestep_embedder(timestep_features(timesteps).to(self.dtype))
+        blocks = self.t_block(embedded).unflatten(-1, (6, -1))
+        return [Modulation(blocks=block, final=final) for block, final in zip(blocks, embedded, strict=True)]
+
+    def forward(self, rows: Sequence[Row], share_products: bool | None = None) -> list[Tensor]:
+        """Evaluate rows of one length together.
+
+        Args:
+            rows: With the same T, dtype and device; conditions of any lengths.
+            share_products: Put all rows into the same matrix products. Default: not on a CPU, where that gains nothing (the products are
+                compute-bound at one row) and the library's blocking would let neighbours change the last bits of a row.
+        Returns:
+            Velocities (noise minus data), [8, 16, T] for each row, float32.
+        """
+        if share_products is None:
+            share_products = self.device.type != "cpu"
+        groups = [list(rows)] if share_products else [[row] for row in rows]
+        return [velocity for group in groups for velocity in self._evaluate(group).float().unbind(0)]
+
+    def _evaluate(self, rows: list[Row]) -> Tensor:
+        x = self.proj_in(torch.stack([row.latents for row in rows]).to(self.dtype))
+        if any(row.control is not None for row in rows):
+            x = torch.stack([_add_control(hidden, row) for hidden, row in zip(x, rows, strict=True)])
+        frame_mask = None
+        if any(row.frame_mask is not None for row in rows):
+            frame_mask = torch.stack([x.new_ones(x.shape[1]) if row.frame_mask is None else row.frame_mask for row in rows])
+        query_scale = None
+        if any(row.weakened for row in rows):
+            query_scale = x.new_tensor([WEAKENED_QUERY_SCALE if row.weakened else 1.0 for row in rows])[:, None, None]
+        tables = self.rotary.tables(torch.arange(x.shape[1], device=x.device), x.dtype)
+        modulation = torch.stack([row.modulation.blocks for row in rows])
+        for index, block in enumerate(self.transformer_blocks):
+            keys_values = [(row.context.keys[index], row.context.values[index]) for row in rows]
+            scale = query_scale if index in WEAKENED_BLOCKS else None
+            x = block(x, modulation, keys_values, self.rotary, tables, scale, frame_mask)
+        return self.final_layer(x, torch.stack([row.modulation.final for row in rows]))  # type: ignore[no-any-return]
+
+
+def _add_control(hidden: Tensor, row: Row) -> Tensor:
+    if row.control is None:
+        return hidden
+    return hidden + row.control_scale * normalize_control(row.control[None], hidden[None])[0]

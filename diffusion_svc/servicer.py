@@ -1,0 +1,241 @@
+"""Messages to tensors and back. No mathematics."""
+
+import asyncio
+import contextlib
+import math
+import os
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc.aio
+import torch
+from acestep_rpc.server import Registration
+from acestep_rpc.telemetry import log
+
+from acestep_rpc.errors import InvalidRequest, ShapeTooLarge, Unimplemented
+from acestep_rpc.torch_tensor import pack, unpack
+from acestep_rpc.v1 import diffusion_pb2, diffusion_pb2_grpc, encoder_pb2, sampling_pb2, stage_pb2, stage_pb2_grpc
+from diffusion_svc.batcher import Batcher, Progress
+from diffusion_svc.model.config import TransformerConfig
+from diffusion_svc.model.transformer import Transformer
+from diffusion_svc.sampler import ConditionStates, Sampler, SamplingRequest
+from diffusion_svc.sampling.guidance import CfgType, GuidanceParams
+from diffusion_svc.sampling.text_to_music import SamplingParams, SchedulerType
+from diffusion_svc.settings import Settings
+from diffusion_svc.weights import load_transformer, model_digest
+
+SAMPLE_RATE = 44100
+FRAME_SAMPLES = 512 * 8  # mel hop x time compression of the codec: 10.77 latent frames a second
+MAX_DURATION_SECONDS = 240.0
+MAX_PROMPT_TOKENS = 256
+MAX_LYRIC_TOKENS = 4096
+MAX_VARIANTS = 16
+MAX_STEPS = 1000
+FLOAT_TYPES = (torch.float32, torch.bfloat16)
+
+_SCHEDULER_TYPES = {
+    sampling_pb2.SCHEDULER_TYPE_EULER: SchedulerType.EULER,
+    sampling_pb2.SCHEDULER_TYPE_HEUN: SchedulerType.HEUN,
+    sampling_pb2.SCHEDULER_TYPE_PINGPONG: SchedulerType.PINGPONG,
+}
+_CFG_TYPES = {
+    sampling_pb2.CFG_TYPE_CFG: CfgType.CFG,
+    sampling_pb2.CFG_TYPE_APG: CfgType.APG,
+    sampling_pb2.CFG_TYPE_CFG_STAR: CfgType.CFG_STAR,
+}
+
+
+def num_frames(duration_seconds: float) -> int:
+    """Latent frames of a duration, rounded towards zero in this order of operations."""
+    return int(duration_seconds * SAMPLE_RATE / 512 / 8)
+
+
+class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
+    """DiffusionService on one device.
+
+    Args:
+        batcher: Runs the requests.
+        config: Sizes, to check tensors against.
+    """
+
+    def __init__(self, batcher: Batcher, config: TransformerConfig) -> None:
+        self._batcher = batcher
+        self._config = config
+
+    async def Sample(
+        self, request: diffusion_pb2.SampleRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[diffusion_pb2.SampleResponse]:
+        """Progress after each step, then the latents."""
+        async with contextlib.aclosing(self._batcher.sample(read_request(request, self._config))) as events:
+            async for event in events:
+                if isinstance(event, Progress):
+                    progress = diffusion_pb2.SampleProgress(step=event.step, total_steps=event.total_steps, batch_rows=event.batch_rows)
+                    yield diffusion_pb2.SampleResponse(progress=progress)
+                else:
+                    result = diffusion_pb2.SampleResult(
+                        latents=[pack(latents) for latents in event.latents],
+                        device_seconds=event.device_seconds,
+                        evaluated_rows=event.evaluated_rows,
+                    )
+                    yield diffusion_pb2.SampleResponse(result=result)
+
+
+class StageServicer(stage_pb2_grpc.StageServiceServicer):
+    """Describes this replica.
+
+    Args:
+        model: The loaded transformer.
+        digest: SHA-256 of its weights.
+    """
+
+    def __init__(self, model: Transformer, digest: str) -> None:
+        self._response = stage_pb2.DescribeResponse(
+            stage="diffusion",
+            model_digest=digest,
+            dtype=str(model.dtype).removeprefix("torch."),
+            device=str(model.device),
+            versions={"torch": torch.__version__},
+            limits={
+                "max_duration_seconds": MAX_DURATION_SECONDS,
+                "max_variants": MAX_VARIANTS,
+                "max_prompt_tokens": MAX_PROMPT_TOKENS,
+                "max_lyric_tokens": MAX_LYRIC_TOKENS,
+            },
+            features={"tasks": "text_to_music"},
+        )
+
+    async def Describe(self, request: stage_pb2.DescribeRequest, context: grpc.aio.ServicerContext) -> stage_pb2.DescribeResponse:
+        """Constant while the replica lives."""
+        return self._response
+
+
+async def load(settings: Settings) -> Sequence[Registration]:
+    """Load the weights in the stage's worker thread and build its services."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="diffusion")
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+
+    def read() -> tuple[Transformer, str]:
+        model = load_transformer(settings.checkpoint, device, dtype)
+        return model, model_digest(model)
+
+    model, digest = await asyncio.get_running_loop().run_in_executor(worker, read)
+    log("weights_loaded", stage="diffusion", device=str(device), dtype=str(dtype), digest=digest, cores=os.cpu_count())
+    batcher = Batcher(Sampler(model), worker, settings.max_rows, settings.max_requests)
+    return (
+        Registration(
+            "acestep_rpc.v1.DiffusionService",
+            DiffusionServicer(batcher, model.config),
+            diffusion_pb2_grpc.add_DiffusionServiceServicer_to_server,
+        ),
+        Registration("acestep_rpc.v1.StageService", StageServicer(model, digest), stage_pb2_grpc.add_StageServiceServicer_to_server),
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """The named device; auto: CUDA where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The named type; auto: bfloat16 on accelerators and on CPUs with AMX, float32 on all others, where bfloat16 is slower."""
+    named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if name in named:
+        return named[name]
+    if name != "auto":
+        raise ValueError(f"dtype {name!r} is not one of auto, float32, bfloat16")
+    fast_bfloat16 = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_amx_tile_supported())
+    return torch.bfloat16 if fast_bfloat16 else torch.float32
+
+
+def read_request(request: diffusion_pb2.SampleRequest, config: TransformerConfig) -> SamplingRequest:
+    """Check a message field by field and take its tensors out.
+
+    Raises:
+        InvalidRequest: A field is missing or out of its range.
+        ShapeTooLarge: The checkpoint has fewer positions than the request needs.
+        Unimplemented: Another task than text_to_music, or adapters.
+    """
+    if request.WhichOneof("task") != "text_to_music":
+        raise Unimplemented("only the task text_to_music is built")
+    if request.adapters:
+        raise Unimplemented("adapters are not built yet")
+    duration = request.text_to_music.duration_seconds
+    if not 0.1 <= duration <= MAX_DURATION_SECONDS:
+        raise InvalidRequest("text_to_music.duration_seconds", duration, f"0.1 to {MAX_DURATION_SECONDS:g}")
+    if not 1 <= len(request.seeds) <= MAX_VARIANTS:
+        raise InvalidRequest("seeds", len(request.seeds), f"1 to {MAX_VARIANTS} seeds")
+    if max(request.seeds) >= 2**32:
+        raise InvalidRequest("seeds", max(request.seeds), "0 to 4294967295")
+    params = _read_params(request.params)
+    conditions = _read_conditions(request.conditioning, config, params.guidance.active)
+    frames = num_frames(duration)
+    tokens = 1 + len(conditions.text) + len(conditions.lyrics)
+    if max(frames, tokens) > config.max_position:
+        raise ShapeTooLarge(f"{frames} frames and {tokens} tokens; the checkpoint has {config.max_position} positions")
+    return SamplingRequest(conditions, params, tuple(request.seeds), frames)
+
+
+def _read_params(message: sampling_pb2.SamplingParams) -> SamplingParams:
+    for name in (
+        "infer_step", "guidance_scale", "omega_scale", "guidance_interval", "guidance_interval_decay", "min_guidance_scale",
+        "guidance_scale_text", "guidance_scale_lyric", "use_erg_tag", "use_erg_lyric", "use_erg_diffusion",
+    ):  # fmt: skip
+        if not message.HasField(name):  # type: ignore[arg-type]
+            raise InvalidRequest(f"params.{name}", None, "a value: this stage has no defaults")
+        value = getattr(message, name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidRequest(f"params.{name}", value, "a finite number")
+    for name, known in (("scheduler_type", _SCHEDULER_TYPES), ("cfg_type", _CFG_TYPES)):
+        if getattr(message, name) not in known:
+            raise InvalidRequest(f"params.{name}", getattr(message, name), ", ".join(map(str, known)))
+    if not 1 <= message.infer_step <= MAX_STEPS:
+        raise InvalidRequest("params.infer_step", message.infer_step, f"1 to {MAX_STEPS}")
+    for name in ("guidance_interval", "guidance_interval_decay"):
+        if not 0 <= getattr(message, name) <= 1:
+            raise InvalidRequest(f"params.{name}", getattr(message, name), "0 to 1")
+    steps = tuple(message.oss_steps)
+    if steps and (list(steps) != sorted(set(steps)) or not 1 <= steps[0] <= steps[-1] <= MAX_STEPS):
+        raise InvalidRequest("params.oss_steps", list(steps), f"ascending, each 1 to {MAX_STEPS}")
+    if steps and message.scheduler_type == sampling_pb2.SCHEDULER_TYPE_HEUN:
+        raise InvalidRequest("params.oss_steps", list(steps), "none with scheduler_type heun")
+    return SamplingParams(
+        infer_step=message.infer_step,
+        scheduler_type=_SCHEDULER_TYPES[message.scheduler_type],
+        omega_scale=message.omega_scale,
+        oss_steps=steps,
+        guidance=GuidanceParams(
+            guidance_scale=message.guidance_scale,
+            cfg_type=_CFG_TYPES[message.cfg_type],
+            guidance_interval=message.guidance_interval,
+            guidance_interval_decay=message.guidance_interval_decay,
+            min_guidance_scale=message.min_guidance_scale,
+            guidance_scale_text=message.guidance_scale_text,
+            guidance_scale_lyric=message.guidance_scale_lyric,
+        ),
+        use_erg_diffusion=message.use_erg_diffusion,
+    )
+
+
+def _read_conditions(message: encoder_pb2.Conditioning, config: TransformerConfig, guided: bool) -> ConditionStates:
+    text_width, lyric_width = config.text_embedding_dim, config.lyric_hidden_size
+    text = unpack(message.text_hidden_states, "conditioning.text_hidden_states", FLOAT_TYPES, (None, text_width))
+    lyrics = unpack(message.lyric_hidden_states, "conditioning.lyric_hidden_states", FLOAT_TYPES, (None, lyric_width))
+    for name, states, most in (("text", text, MAX_PROMPT_TOKENS), ("lyric", lyrics, MAX_LYRIC_TOKENS)):
+        if not 1 <= len(states) <= most:
+            raise InvalidRequest(f"conditioning.{name}_hidden_states", f"{len(states)} tokens", f"1 to {most}")
+    mask = unpack(message.lyric_attention_mask, "conditioning.lyric_attention_mask", (torch.bool,), (len(lyrics),))
+    null_text = null_lyrics = null_mask = None
+    if message.HasField("null_text_hidden_states"):
+        null_text = unpack(message.null_text_hidden_states, "conditioning.null_text_hidden_states", FLOAT_TYPES, text.shape)
+    if message.HasField("null_lyric_hidden_states"):
+        null_lyrics = unpack(message.null_lyric_hidden_states, "conditioning.null_lyric_hidden_states", FLOAT_TYPES, lyrics.shape)
+    if message.HasField("null_lyric_attention_mask"):
+        null_mask = unpack(message.null_lyric_attention_mask, "conditioning.null_lyric_attention_mask", (torch.bool,), mask.shape)
+    if guided and null_lyrics is None:
+        raise InvalidRequest("conditioning.null_lyric_hidden_states", None, "given when guidance is on")
+    return ConditionStates(text, lyrics, mask, null_text, null_lyrics, null_mask)
