@@ -1,0 +1,214 @@
+"""How every service starts, serves and stops: health, reflection, metrics, the error interceptor, draining. Knows no service."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+from prometheus_client import start_http_server
+
+from acestep_rpc.errors import AcestepError, StageUnavailable, to_status
+from acestep_rpc.settings import ServerSettings
+from acestep_rpc.telemetry import configure_logging, log, observe_call
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""Largest message. The largest there is: conditioning of 4096 lyric tokens, full and null, 1024 wide in float32: 32 MiB, and its
+text states. The latents of 16 songs of 240 s take 21 MB; audio goes in chunks."""
+
+KEEPALIVE_MILLISECONDS = 20_000
+"""How often a client pings while a call is silent, as long sampling steps are. The server accepts twice that rate."""
+
+_FLUSH_SECONDS = 0.5  # after the last call ended: its last bytes, and the health watchers that never end by themselves
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),  # a port that is taken is an error, not half of the traffic
+    ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MILLISECONDS // 2),
+)
+
+
+class ServerError(OSError):
+    """The server cannot start: a port is taken or an address is not ours."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """One gRPC service of a server.
+
+    Args:
+        full_name: As "acestep_rpc.v1.EncoderService".
+        servicer: Implements its generated base class; responses in streams come from async generators.
+        add: The generated add_..._to_server.
+    """
+
+    full_name: str
+    servicer: object
+    add: Callable[[Any, grpc.aio.Server], None]
+
+
+class RunningServer:
+    """A server that admits requests until `stop`. Made by `serve`."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._gate = _Gate()
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(interceptors=(self._gate,), options=_OPTIONS)
+        address = f"{settings.host}:{settings.port}"
+        try:
+            self.port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise ServerError(f"cannot listen on {address}: the port is taken, or the address is not one of this machine") from error
+        self.metrics_port = -1
+        self._metrics: Any = None
+        if settings.metrics_port >= 0:
+            try:
+                self._metrics = start_http_server(settings.metrics_port, settings.host)
+            except OSError as error:
+                raise ServerError(f"cannot serve metrics on {settings.host}:{settings.metrics_port}: {error}") from error
+            self.metrics_port = self._metrics[0].server_port
+
+    async def start(self, registrations: Sequence[Registration]) -> None:
+        """Serve the registrations beside health and reflection, then write the ready file."""
+        for registration in registrations:
+            registration.add(registration.servicer, self._server)
+            await self._health.set(registration.full_name, health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = [registration.full_name for registration in registrations]
+        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        await self._server.start()
+        if self._settings.ready_file is not None:
+            _write_ready_file(self._settings.ready_file, {"port": self.port, "metrics_port": self.metrics_port})
+        log("serving", services=names, host=self._settings.host, port=self.port, metrics_port=self.metrics_port)
+
+    async def stop(self, drain_seconds: float = 0.0) -> None:
+        """Refuse new calls, let running ones end for at most drain_seconds, cancel the rest, close the ports."""
+        log("draining", running_calls=self._gate.running, drain_seconds=drain_seconds)
+        if self._settings.ready_file is not None:
+            self._settings.ready_file.unlink(missing_ok=True)
+        await self._health.enter_graceful_shutdown()
+        self._gate.draining = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._gate.idle.wait(), drain_seconds)
+        log("stopped", cancelled_calls=self._gate.running)
+        await self._server.stop(_FLUSH_SECONDS)
+        if self._metrics is not None:
+            metrics_server, metrics_thread = self._metrics
+            await asyncio.to_thread(metrics_server.shutdown)
+            metrics_server.server_close()
+            metrics_thread.join()
+
+
+async def serve(settings: ServerSettings, build: Callable[[], Awaitable[Sequence[Registration]]]) -> RunningServer:
+    """Take the ports, build the servicers, start.
+
+    Args:
+        settings: Where to listen.
+        build: Loads weights and makes the servicers. Runs after the ports are taken: a wrong port shows before minutes of loading.
+    Returns:
+        The running server; its `port` and `metrics_port` are the ones bound.
+    Raises:
+        ServerError: A port is taken.
+    """
+    if settings.ready_file is not None:
+        settings.ready_file.unlink(missing_ok=True)
+    server = RunningServer(settings)
+    await server.start(await build())
+    return server
+
+
+def run(service: str, settings: ServerSettings, build: Callable[[], Awaitable[Sequence[Registration]]]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Blocks.
+
+    Args:
+        service: Name in the logs, as "encoder".
+        settings: Where to listen, how long to drain.
+        build: Loads weights and makes the servicers.
+    Raises:
+        SystemExit: A port is taken.
+    """
+    configure_logging(service)
+    try:
+        asyncio.run(_run_until_signal(settings, build))
+    except ServerError as error:
+        log("cannot_start", logging.ERROR, reason=str(error))
+        raise SystemExit(f"{service}: {error}") from error
+
+
+async def _run_until_signal(settings: ServerSettings, build: Callable[[], Awaitable[Sequence[Registration]]]) -> None:
+    server = await serve(settings, build)  # a signal while weights load ends the process at once
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)  # a second signal ends the process at once
+    await server.stop(settings.drain_seconds)
+
+
+def _write_ready_file(path: Path, content: dict[str, int]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content))
+    os.replace(partial, path)  # readers see nothing or all of it
+
+
+class _Gate(grpc.aio.ServerInterceptor):
+    """Admits calls, counts those that run, and turns exceptions into statuses. gRPC's own services pass untouched."""
+
+    def __init__(self) -> None:
+        self.draining = False
+        self.running = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        service, _, method = handler_call_details.method.lstrip("/").partition("/")
+        if handler is None or service in (health.SERVICE_NAME, reflection.SERVICE_NAME):
+            return handler
+        kinds = {
+            (False, False): (grpc.unary_unary_rpc_method_handler, handler.unary_unary),
+            (False, True): (grpc.unary_stream_rpc_method_handler, handler.unary_stream),
+            (True, False): (grpc.stream_unary_rpc_method_handler, handler.stream_unary),
+            (True, True): (grpc.stream_stream_rpc_method_handler, handler.stream_stream),
+        }
+        make, behaviour = kinds[handler.request_streaming, handler.response_streaming]
+
+        async def respond(request: Any, context: Any) -> Any:
+            self.running += 1
+            self.idle.clear()
+            try:
+                with observe_call(service, method, context):
+                    if self.draining:
+                        raise StageUnavailable("this replica is shutting down")
+                    if not handler.response_streaming:
+                        return await behaviour(request, context)
+                    async with contextlib.aclosing(behaviour(request, context)) as responses:
+                        async for response in responses:
+                            await context.write(response)
+                    return None
+            except AcestepError as error:
+                await context.abort_with_status(rpc_status.to_status(to_status(error)))
+            finally:
+                self.running -= 1
+                if self.running == 0:
+                    self.idle.set()
+
+        return make(respond, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer)

@@ -1,0 +1,152 @@
+"""Metrics, one-line JSON logs and the request id; `observe_call` puts all three around one call, served by network or in process."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+import sys
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from prometheus_client import Counter, Histogram
+
+from acestep_rpc.errors import AcestepError, StageError, Unimplemented
+
+REQUEST_ID_KEY = "x-request-id"
+"""Metadata key that carries the request id from service to service."""
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""Id of the request that the running task works for; empty outside of one."""
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300, 600)
+
+REQUESTS = Counter("acestep_requests", "Calls finished, by status code.", ["service", "method", "code"])
+REQUEST_SECONDS = Histogram("acestep_request_seconds", "Time from the start of a call to its end.", ["service", "method"], buckets=_SECONDS)
+STAGE_SECONDS = Histogram("acestep_stage_seconds", "Time one request spent in one stage.", ["stage"], buckets=_SECONDS)
+STEP_SECONDS = Histogram("acestep_step_seconds", "Time of one forward of the transformer.", buckets=_SECONDS)
+BATCH_ROWS = Histogram("acestep_batch_rows", "Rows in one forward of the transformer.", buckets=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64))
+REAL_TIME_FACTOR = Histogram(
+    "acestep_real_time_factor",
+    "Seconds of audio made in one second.",
+    ["stage"],
+    buckets=(0.01, 0.03, 0.1, 0.3, 1, 2, 4, 8, 16, 32, 64, 128, 256),
+)
+
+_logger = logging.getLogger("acestep")
+
+
+def is_request_id(text: str) -> bool:
+    """Whether text can name a request: 1 to 128 characters of [A-Za-z0-9._-]."""
+    return _REQUEST_ID.fullmatch(text) is not None
+
+
+def new_request_id() -> str:
+    """Draw a request id."""
+    return uuid.uuid4().hex
+
+
+def log(event: str, level: int = logging.INFO, error: BaseException | None = None, **fields: object) -> None:
+    """Write one line about something that happened.
+
+    Args:
+        event: What happened, a short constant.
+        level: As in logging.
+        error: Its traceback goes into the line.
+        **fields: Facts that JSON can hold; anything else is written as str.
+    """
+    _logger.log(level, event, exc_info=error, extra={"fields": fields})
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a record: time, level, service, request_id, event and the fields given to `log`."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without a line break."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, object] = {
+            "time": f"{stamp}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "service": self._service,
+            "event": record.getMessage(),
+        }
+        if request_id.get():
+            line["request_id"] = request_id.get()
+        line.update(getattr(record, "fields", {"logger": record.name}))
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def configure_logging(service: str) -> None:
+    """Send the log of this process, libraries' records too, to stderr as JSON lines. For programs only: libraries never call it."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(service))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+class CallContext(Protocol):
+    """What a call is asked for its id and its deadline."""
+
+    def invocation_metadata(self) -> Iterable[Any] | None:
+        """Pairs of key and value."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds to the deadline; None without one."""
+
+
+@contextlib.contextmanager
+def observe_call(service: str, method: str, context: CallContext) -> Iterator[None]:
+    """Give the call its request id, time it, count it, log it once, and let only AcestepErrors and cancellation out.
+
+    Args:
+        service: Full name, as "acestep_rpc.v1.VaeService".
+        method: As "DecodeLatents".
+        context: The servicer context. A good id in its metadata is kept, otherwise one is drawn.
+    Raises:
+        Unimplemented: The body raised NotImplementedError, as the generated base classes do.
+        StageError: The body raised something that is no AcestepError. Its message holds the request id and nothing else.
+    """
+    token = request_id.set(_given_request_id(context) or new_request_id())
+    start = time.monotonic()
+    code, level, cause = "OK", logging.INFO, None
+    message: str | None = None
+    try:
+        try:
+            yield
+        except AcestepError as error:
+            code, message = error.code.name, str(error)
+            raise
+        except NotImplementedError as error:
+            unimplemented = Unimplemented(f"{service}/{method} is not built yet")
+            code, message = unimplemented.code.name, str(unimplemented)
+            raise unimplemented from error
+        except (asyncio.CancelledError, GeneratorExit):
+            remaining = context.time_remaining()
+            code = "CANCELLED" if remaining is None or remaining > 0 else "DEADLINE_EXCEEDED"
+            raise
+        except Exception as error:
+            code, message, level, cause = "INTERNAL", f"{type(error).__name__}: {error}", logging.ERROR, error
+            raise StageError(f"internal error in request {request_id.get()}") from error
+    finally:
+        seconds = time.monotonic() - start
+        REQUESTS.labels(service, method, code).inc()
+        REQUEST_SECONDS.labels(service, method).observe(seconds)
+        problem = {} if message is None else {"error": message}
+        log("request", level, cause, method=f"{service}/{method}", code=code, seconds=round(seconds, 6), **problem)
+        request_id.reset(token)
+
+
+def _given_request_id(context: CallContext) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID_KEY and isinstance(value, str) and is_request_id(value):
+            return value
+    return ""
