@@ -6,6 +6,7 @@ Requests join and leave between any two ticks.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
@@ -106,7 +107,7 @@ class Batcher:
             try:
                 rows = await loop.run_in_executor(self._worker, self._sampler.tick, [song for song, _ in group])
             except Exception as error:  # a defect: fail what was in the forward, serve on
-                log("tick_failed", error=repr(error))
+                log("tick_failed", logging.ERROR, error)
                 for ticket in {ticket for _, ticket in group}:
                     ticket.events.put_nowait(StageError("a forward failed"))
                     self._leave(ticket)

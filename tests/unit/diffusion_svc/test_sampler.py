@@ -1,0 +1,117 @@
+from collections import Counter
+
+import pytest
+import torch
+
+from acestep_rpc.errors import StageError
+from diffusion_svc.sampler import Sampler, Song
+from diffusion_svc.sampling.guidance import CfgType
+from diffusion_svc.sampling.text_to_music import SchedulerType
+from tests import tiny
+
+
+def run(sampler: Sampler, *songs: Song) -> list[torch.Tensor]:
+    while waiting := [song for song in songs if song.pending]:
+        sampler.tick(waiting)
+    return [song.result for song in songs]
+
+
+def count_calls(model: torch.nn.Module) -> Counter:
+    """Counts forwards of every submodule by its name."""
+    counts: Counter = Counter()
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda *_, name=name: counts.update([name]))
+    return counts
+
+
+def test_keys_and_values_are_projected_once_a_request_and_condition():
+    model = tiny.transformer(num_layers=2)
+    counts, sampler = count_calls(model), Sampler(model)
+    params = tiny.sampling_params(
+        6, guidance=tiny.guidance_params(guidance_interval=1.0, guidance_scale_text=5.0, guidance_scale_lyric=2.0)
+    )
+    run(sampler, *sampler.start(tiny.sampling_request(seeds=(1, 2), params=params)))
+    for block in range(2):
+        assert counts[f"transformer_blocks.{block}.cross_attn.to_k"] == 3  # full, null, text only; not 6 steps x 2 songs x 3
+        assert counts[f"transformer_blocks.{block}.cross_attn.to_v"] == 3
+    assert counts["genre_embedder"] == counts["lyric_proj"] == counts["speaker_embedder"] == 3
+
+
+def test_timesteps_are_embedded_once_a_schedule():
+    model = tiny.transformer()
+    counts, sampler = count_calls(model), Sampler(model)
+    for seed in (1, 2, 3):
+        run(sampler, *sampler.start(tiny.sampling_request(seeds=(seed,))))
+    assert counts["timestep_embedder"] == counts["t_block"] == 1
+    run(sampler, *sampler.start(tiny.sampling_request(params=tiny.sampling_params(infer_step=5))))
+    assert counts["timestep_embedder"] == counts["t_block"] == 2
+
+
+def test_the_branches_of_all_songs_share_one_forward_a_step():
+    model = tiny.transformer()
+    counts, sampler = count_calls(model), Sampler(model)
+    songs = sampler.start(tiny.sampling_request(seeds=(1, 2, 3)))
+    run(sampler, *songs)
+    assert counts[""] == 4
+    assert [song.evaluated_rows for song in songs] == [2 + 2 * 2] * 3  # 4 steps, the middle two guided
+
+
+def test_heun_makes_two_evaluations_a_step_but_one_at_the_end():
+    sampler = Sampler(tiny.transformer())
+    (song,) = sampler.start(tiny.sampling_request(params=tiny.sampling_params(4, SchedulerType.HEUN)))
+    assert song.total_steps == 7
+    run(sampler, song)
+    assert song.steps_done == 7
+
+
+def test_cfg_star_skips_the_evaluations_of_its_zero_steps():
+    model = tiny.transformer()
+    counts, sampler = count_calls(model), Sampler(model)
+    params = tiny.sampling_params(4, guidance=tiny.guidance_params(cfg_type=CfgType.CFG_STAR, guidance_interval=1.0))
+    (song,) = sampler.start(tiny.sampling_request(params=params))
+    assert song.steps_done == 2
+    run(sampler, song)
+    assert counts[""] == 2
+
+
+def test_a_run_without_any_evaluation_is_its_noise():
+    params = tiny.sampling_params(2, guidance=tiny.guidance_params(cfg_type=CfgType.CFG_STAR, guidance_interval=1.0))
+    (song,) = Sampler(tiny.transformer()).start(tiny.sampling_request(seeds=(5,), params=params))
+    assert torch.equal(song.result, torch.randn(8, 16, 9, generator=torch.Generator().manual_seed(5)))
+
+
+@pytest.mark.parametrize("solver", SchedulerType)
+def test_a_song_has_the_same_bits_alone_and_in_company(solver):
+    sampler = Sampler(tiny.transformer())
+    params = tiny.sampling_params(5, solver)
+    (alone,) = run(sampler, *sampler.start(tiny.sampling_request(seeds=(3,), params=params)))
+    variants = sampler.start(tiny.sampling_request(seeds=(1, 3, 2), params=params))
+    stranger = sampler.start(tiny.sampling_request(seeds=(9,), params=tiny.sampling_params(3), states=tiny.conditions(7, 2, 8)))
+    results = run(sampler, *variants, *stranger)
+    assert torch.equal(results[1], alone)
+    assert not torch.equal(results[0], alone)
+
+
+def test_joining_late_changes_nothing():
+    sampler = Sampler(tiny.transformer())
+    (expected,) = run(sampler, *sampler.start(tiny.sampling_request(seeds=(4,))))
+    (early,) = sampler.start(tiny.sampling_request(seeds=(8,)))
+    sampler.tick([early])
+    (late,) = sampler.start(tiny.sampling_request(seeds=(4,)))
+    assert torch.equal(run(sampler, early, late)[1], expected)
+
+
+def test_values_that_are_not_finite_are_an_error():
+    model = tiny.transformer()
+    model.final_layer.linear.bias[0] = torch.nan
+    sampler = Sampler(model)
+    (song,) = sampler.start(tiny.sampling_request())
+    (result,) = run(sampler, song)
+    assert isinstance(result, StageError)
+
+
+def test_a_masked_null_condition_is_used():
+    sampler, states = Sampler(tiny.transformer()), tiny.conditions()
+    masked = type(states)(**{**vars(states), "null_lyric_mask": torch.zeros(5, dtype=torch.bool)})
+    results = [run(sampler, *sampler.start(tiny.sampling_request(states=which)))[0] for which in (states, masked)]
+    assert not torch.equal(*results)
