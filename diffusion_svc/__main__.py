@@ -4,7 +4,6 @@ import os
 import sys
 
 from acestep_rpc.server import run
-
 from acestep_rpc.settings import SettingsError, from_environment
 from diffusion_svc.servicer import load
 from diffusion_svc.settings import PREFIX, Settings

@@ -12,10 +12,10 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from acestep_rpc.telemetry import BATCH_ROWS, STEP_SECONDS, log
 from torch import Tensor
 
 from acestep_rpc.errors import AcestepError, Overloaded, StageError
+from acestep_rpc.telemetry import BATCH_ROWS, STEP_SECONDS, log
 from diffusion_svc.sampler import Sampler, SamplingRequest, Song
 
 
@@ -107,7 +107,7 @@ class Batcher:
             try:
                 rows = await loop.run_in_executor(self._worker, self._sampler.tick, [song for song, _ in group])
             except Exception as error:  # a defect: fail what was in the forward, serve on
-                log("tick_failed", logging.ERROR, error)
+                log("tick_failed", level=logging.ERROR, exception=error)
                 for ticket in {ticket for _, ticket in group}:
                     ticket.events.put_nowait(StageError("a forward failed"))
                     self._leave(ticket)

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc.aio
 import torch
-from acestep_rpc.server import Registration
-from acestep_rpc.telemetry import log
 
 from acestep_rpc.errors import InvalidRequest, ShapeTooLarge, Unimplemented
+from acestep_rpc.server import Registration
+from acestep_rpc.telemetry import log
 from acestep_rpc.torch_tensor import pack, unpack
 from acestep_rpc.v1 import diffusion_pb2, diffusion_pb2_grpc, encoder_pb2, sampling_pb2, stage_pb2, stage_pb2_grpc
 from diffusion_svc.batcher import Batcher, Progress
