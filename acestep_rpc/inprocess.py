@@ -50,7 +50,7 @@ class InProcessStub:
     """
 
     def __init__(self, servicer: object) -> None:
-        base = next(cls for cls in type(servicer).__mro__ if cls.__module__.endswith("_pb2_grpc"))
+        (base,) = (cls for cls in type(servicer).__mro__ if cls.__module__.endswith("_pb2_grpc"))
         add = getattr(sys.modules[base.__module__], f"add_{base.__name__}_to_server")
         methods = _Methods()
         add(servicer, methods)

@@ -143,7 +143,7 @@ def run(service: str, settings: ServerSettings, build: Callable[[], Awaitable[Se
     try:
         asyncio.run(_run_until_signal(settings, build))
     except ServerError as error:
-        log("cannot_start", logging.ERROR, reason=str(error))
+        log("cannot_start", level=logging.ERROR, reason=str(error))
         raise SystemExit(f"{service}: {error}") from error
 
 

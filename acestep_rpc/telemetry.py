@@ -50,16 +50,16 @@ def new_request_id() -> str:
     return uuid.uuid4().hex
 
 
-def log(event: str, level: int = logging.INFO, error: BaseException | None = None, **fields: object) -> None:
+def log(event: str, *, level: int = logging.INFO, exception: BaseException | None = None, **fields: object) -> None:
     """Write one line about something that happened.
 
     Args:
         event: What happened, a short constant.
         level: As in logging.
-        error: Its traceback goes into the line.
+        exception: Its traceback goes into the line.
         **fields: Facts that JSON can hold; anything else is written as str.
     """
-    _logger.log(level, event, exc_info=error, extra={"fields": fields})
+    _logger.log(level, event, exc_info=exception, extra={"fields": fields})
 
 
 class JsonFormatter(logging.Formatter):
@@ -141,7 +141,7 @@ def observe_call(service: str, method: str, context: CallContext) -> Iterator[No
         REQUESTS.labels(service, method, code).inc()
         REQUEST_SECONDS.labels(service, method).observe(seconds)
         problem = {} if message is None else {"error": message}
-        log("request", level, cause, method=f"{service}/{method}", code=code, seconds=round(seconds, 6), **problem)
+        log("request", level=level, exception=cause, method=f"{service}/{method}", code=code, seconds=round(seconds, 6), **problem)
         request_id.reset(token)
 
 
