@@ -121,7 +121,7 @@ class Batcher:
     def _choose(self) -> list[tuple[Song, _Ticket]]:
         """The longest waiting song and those of its length, within the row budget; the first always goes."""
         num_frames, rows = self._waiting[0][0].num_frames, 0
-        group = []
+        group: list[tuple[Song, _Ticket]] = []
         for song, ticket in self._waiting:
             if song.num_frames == num_frames and (not group or rows + song.pending_rows <= self._max_rows):
                 group.append((song, ticket))

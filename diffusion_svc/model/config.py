@@ -47,5 +47,7 @@ class TransformerConfig:
         for name, expected in (("patch_size", [LATENT_HEIGHT, 1]), ("out_channels", LATENT_CHANNELS)):
             if name in values and values[name] != expected:
                 raise ValueError(f"{name} is {values[name]}, but this transformer is built for {expected}")
-        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+        fields: dict[str, Any] = {}
+        for name in cls.__dataclass_fields__.keys() & values.keys():
+            fields[name] = tuple(values[name]) if isinstance(values[name], list) else values[name]
+        return cls(**fields)

@@ -229,6 +229,7 @@ class FeedForward(nn.Module):
         """[B, T, D] -> [B, T, D]."""
         inverted, depth, point = self.inverted_conv.conv, self.depth_conv.conv, self.point_conv.conv
         hidden = F.silu(F.linear(x, inverted.weight[..., 0], inverted.bias))
+        assert depth.bias is not None
         before, here, after = depth.weight[:, 0].unbind(-1)
         mixed = torch.addcmul(depth.bias, hidden, here)
         mixed[:, 1:].addcmul_(hidden[:, :-1], before)
@@ -268,7 +269,7 @@ class TransformerBlock(nn.Module):
         x = x + gate_attn * self.attn(hidden, rotary, tables, frame_mask)
         x = x + self.cross_attn(x, keys_values, rotary, tables, query_scale, frame_mask)
         hidden = rms_norm(x) * (1 + scale_ff) + shift_ff
-        return x + gate_ff * self.ff(hidden)
+        return x + gate_ff * self.ff(hidden)  # type: ignore[no-any-return]
 
 
 class PatchEmbedding(nn.Module):
@@ -292,6 +293,7 @@ class PatchEmbedding(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         """[B, 8, 16, T] -> [B, T, D]."""
         early, norm, late = self.early_conv_layers
+        assert isinstance(early, nn.Conv2d) and isinstance(norm, nn.GroupNorm) and isinstance(late, nn.Conv2d)
         # Both convolutions are matrix products: the first kernel covers the whole height, the second is 1x1.
         patches = latents.flatten(1, 2).transpose(1, 2)  # [B, T, 128]
         hidden = F.linear(patches, early.weight.flatten(1), early.bias)  # [B, T, 2048]

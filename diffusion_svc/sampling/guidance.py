@@ -120,7 +120,7 @@ def apg(
         difference = difference * torch.clamp(norm_threshold / norm, max=1.0)
     # float64 where the device has it: a projection of nearly parallel tensors.
     wide = torch.float32 if full.device.type == "mps" else torch.float64
-    direction = F.normalize(full.to(wide).flatten(-2), dim=-1).unflatten(-1, full.shape[-2:])
+    direction = F.normalize(full.to(wide).flatten(-2), dim=-1).view_as(full)
     parallel = (difference.to(wide) * direction).sum(dims, keepdim=True) * direction
     orthogonal = (difference.to(wide) - parallel).to(full.dtype)
     return full + (scale - 1) * (orthogonal + eta * parallel.to(full.dtype))
