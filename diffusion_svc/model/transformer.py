@@ -293,7 +293,9 @@ class PatchEmbedding(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         """[B, 8, 16, T] -> [B, T, D]."""
         early, norm, late = self.early_conv_layers
-        assert isinstance(early, nn.Conv2d) and isinstance(norm, nn.GroupNorm) and isinstance(late, nn.Conv2d)
+        assert isinstance(early, nn.Conv2d)
+        assert isinstance(norm, nn.GroupNorm)
+        assert isinstance(late, nn.Conv2d)
         # Both convolutions are matrix products: the first kernel covers the whole height, the second is 1x1.
         patches = latents.flatten(1, 2).transpose(1, 2)  # [B, T, 128]
         hidden = F.linear(patches, early.weight.flatten(1), early.bias)  # [B, T, 2048]
