@@ -84,12 +84,12 @@ class MomentumBuffer:
 
     def __init__(self, momentum: float = APG_MOMENTUM) -> None:
         self._momentum = momentum
-        self._running: Tensor | float = 0.0
+        self.running: Tensor | float = 0.0
 
     def update(self, difference: Tensor) -> Tensor:
         """Add a difference and return the sum."""
-        self._running = difference + self._momentum * self._running
-        return self._running
+        self.running = difference + self._momentum * self.running
+        return self.running
 
 
 def apg(
