@@ -22,10 +22,6 @@ from tests.parity.conformance.checkpoint import Checkpoint
 Outputs = Mapping[str, Tensor]
 
 
-class Unsupported(Exception):
-    """A later issue owns what the case is for; the message names it."""
-
-
 class Verdict(enum.Enum):
     """Result of a case."""
 
@@ -65,8 +61,11 @@ def run_case(case: Case) -> Outcome:
     """Compute and compare every recorded output."""
     if case.skip:
         return Outcome(Verdict.SKIPPED, remark=f"({case.skip})")
-    with torch.inference_mode():
-        ours = case.compute()
+    try:
+        with torch.inference_mode():
+            ours = case.compute()
+    except Exception as error:  # one case must not hide the others
+        return Outcome(Verdict.FAILED, remark=f"{type(error).__name__}: {error}")
     missing = case.expected.keys() - ours.keys()
     if missing:
         return Outcome(Verdict.FAILED, remark=f"not computed: {', '.join(sorted(missing))}")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.parity.conformance.checkpoint import Checkpoint
 from vae_svc.audio_file import read_audio
-from vae_svc.codec import MEL_MAX, MEL_MIN, SAMPLE_RATE, SAMPLES_PER_LATENT, Codec
+from vae_svc.codec import LATENT_SCALE, LATENT_SHIFT, MEL_MAX, MEL_MIN, SAMPLE_RATE, SAMPLES_PER_LATENT, Codec
 from vae_svc.model.resample import resample
 
 Tensors = Mapping[str, Tensor]
@@ -105,6 +105,5 @@ def _decode(codec: Codec, params: Mapping[str, Any], inputs: Tensors, expected: 
         "audio_44k": torch.cat(list(codec.decode(latents[0], params["sr_a"])), dim=-1),
         "audio_48k": torch.cat(list(codec.decode(latents[0], params["sr_b"])), dim=-1),
     }
-    mel = codec.decode_mel(latents[0])
-    outputs["decoder_output"] = ((mel - MEL_MIN) * (2 / (MEL_MAX - MEL_MIN)) - 1)[None]
+    outputs["decoder_output"] = codec.dcae.decode_local(codec.dcae.decode_global(latents / LATENT_SCALE + LATENT_SHIFT))
     return outputs

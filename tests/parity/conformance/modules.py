@@ -72,7 +72,8 @@ def _final_layer(model: Transformer, inputs: Tensors, output_lengths: Mapping[st
     """Our layer gives as many frames as it takes; the reference cuts or fills with zeros to a wanted length, 0 giving an empty tensor."""
     frames = model.final_layer(inputs["hidden_states"], inputs["embedded_timestep"])
     return {
-        f"out_{name}": F.pad(frames, (0, length - frames.shape[-1])) if length else torch.empty(0) for name, length in output_lengths.items()
+        f"out_{name}": F.pad(frames, (0, length - frames.shape[-1])) if length else torch.empty(0)
+        for name, length in output_lengths.items()
     }
 
 

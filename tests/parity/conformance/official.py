@@ -25,7 +25,11 @@ def cases(folder: Path) -> Iterator[tuple[str, Callable[[], Mapping[str, Tensor]
     codec = json.loads((folder / "official_state_dict_codec.json").read_text())
     for part in ("music_dcae_f8c8", "music_vocoder"):
         expected = _shapes(codec[part]["tensors"])
-        yield f"official.{part}", lambda part=part, expected=expected: _as_tensors(_codec(part, codec[part]["config"], expected)), _as_tensors(expected)
+        yield (
+            f"official.{part}",
+            lambda part=part, expected=expected: _as_tensors(_codec(part, codec[part]["config"], expected)),
+            _as_tensors(expected),
+        )
 
 
 def _shapes(tensors: Mapping[str, list[int]]) -> Shapes:
@@ -39,7 +43,9 @@ def _as_tensors(shapes: Shapes) -> dict[str, Tensor]:
 def _transformer(config: Mapping[str, object], recorded: Shapes) -> Shapes:
     with torch.device("meta"):
         taken = Transformer(TransformerConfig.from_json(config)).state_dict()
-    left_out = {name: shape for name, shape in recorded.items() if name.startswith(TRAINING_PREFIXES) or any(part in name for part in DEAD_PARTS)}
+    left_out = {
+        name: shape for name, shape in recorded.items() if name.startswith(TRAINING_PREFIXES) or any(part in name for part in DEAD_PARTS)
+    }
     return {name: tuple(tensor.shape) for name, tensor in taken.items()} | consumed_tensors(config) | left_out
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffusion_svc.model.transformer import Context, Row
 from diffusion_svc.sampler import ConditionStates, Sampler, SamplingRequest, Song
-from diffusion_svc.sampling.guidance import Branch, CfgType, GuidanceParams, MomentumBuffer, apg, cfg, cfg_star, double_condition
+from diffusion_svc.sampling.guidance import Branch, CfgType, Guidance, GuidanceParams, MomentumBuffer, apg, cfg, cfg_star, double_condition
 from diffusion_svc.sampling.schedule import NUM_TRAIN_TIMESTEPS, Schedule, build_schedule, from_sigmas, heun_schedule, training_sigmas
 from diffusion_svc.sampling.solvers import Euler, Heun, PingPong, Solver, seeded_noise
 from diffusion_svc.sampling.text_to_music import SamplingParams, SchedulerType, build_sampling_schedule, text_to_music
@@ -40,9 +40,8 @@ def recorded_inputs(inputs: Tensors) -> dict[str, Tensor]:
 def checked(params: Mapping[str, Any], expected: Tensors) -> dict[str, Tensor]:
     """Recorded outputs that a run has: all, but the latents before evaluations that cfg_star leaves out, as their velocity counts 0."""
     schedule = build_sampling_schedule(_sampling_params(params))
-    left_out = {
-        index for index in range(len(schedule.timesteps)) if not list(_guidance(params, schedule).branches(index))
-    }  # fmt: skip
+    guidance = Guidance(_sampling_params(params).guidance, schedule.num_steps)
+    left_out = {index for index in range(len(schedule.timesteps)) if not guidance.branches(index)}
     return {
         name: tensor for name, tensor in expected.items() if not ((found := _EVALUATED.fullmatch(name)) and int(found.group(1)) in left_out)
     }
@@ -102,7 +101,9 @@ def compute(checkpoint: Checkpoint, params: Mapping[str, Any], inputs: Tensors, 
     return outputs
 
 
-def _start(sampler: Sampler, states: ConditionStates, sampling: SamplingParams, schedule: Schedule, noise: Iterator[Tensor], frames: int) -> Song:
+def _start(
+    sampler: Sampler, states: ConditionStates, sampling: SamplingParams, schedule: Schedule, noise: Iterator[Tensor], frames: int
+) -> Song:
     """A song as the sampler starts it, but with recorded noise."""
     (song,) = sampler.start(SamplingRequest(states, sampling, (0,), frames))
     song.task = text_to_music(sampling, schedule, lambda: next(noise))
@@ -242,12 +243,6 @@ def _tables(params: Mapping[str, Any], expected: Tensors) -> Tensors:
     outputs["euler_custom_sigmas_sigmas"] = torch.tensor(custom.sigmas)
     outputs["euler_custom_sigmas_timesteps"] = torch.tensor(custom.timesteps)
     return outputs
-
-
-def _guidance(params: Mapping[str, Any], schedule: Schedule) -> Any:
-    from diffusion_svc.sampling.guidance import Guidance
-
-    return Guidance(_sampling_params(params).guidance, schedule.num_steps)
 
 
 def compute_guidance(params: Mapping[str, Any], inputs: Tensors, expected: Tensors) -> Tensors:
