@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,8 +33,9 @@ def cases(folder: Path) -> Iterator[tuple[str, Callable[[], Mapping[str, Tensor]
         )
 
 
-def _shapes(tensors: Mapping[str, list[int]]) -> Shapes:
-    return {name: tuple(shape) for name, shape in tensors.items()}
+def _shapes(tensors: Mapping[str, Any]) -> Shapes:
+    """Shapes stand alone or beside a type."""
+    return {name: tuple(entry["shape"] if isinstance(entry, dict) else entry) for name, entry in tensors.items()}
 
 
 def _as_tensors(shapes: Shapes) -> dict[str, Tensor]:

@@ -18,7 +18,8 @@ from tests.parity.conformance.checkpoint import CPU, Checkpoint
 
 Tensors = Mapping[str, Tensor]
 _SUFFIX = {Branch.FULL: "", Branch.NULL: "_null", Branch.TEXT_ONLY: "_no_lyric"}
-_VELOCITY = {Branch.FULL: "decode_cond_iter0", Branch.NULL: "decode_uncond_iter0", Branch.TEXT_ONLY: "decode_text_only_iter0"}
+_BRANCHES = {"cond": Branch.FULL, "uncond": Branch.NULL, "text_only": Branch.TEXT_ONLY}
+_VELOCITY = re.compile(r"decode_(cond|uncond|text_only)_iter(\d+)")
 _EVALUATED = re.compile(r"latents_before_iter(\d+)")
 
 
@@ -81,13 +82,6 @@ def compute(checkpoint: Checkpoint, params: Mapping[str, Any], inputs: Tensors, 
         outputs[f"encoder_hidden_states{_SUFFIX[branch]}"] = embedded.expand(batch, -1, -1)
         contexts[branch] = model.project_context(embedded, None if bool(lyric_mask.all()) else mask)
 
-    # The first evaluation, whether or not the run makes it.
-    modulation = model.modulate(torch.tensor(schedule.timesteps[:1]))[0]
-    for branch, context in contexts.items():
-        weak = branch is Branch.NULL and sampling.use_erg_diffusion
-        rows = [Row(latents, modulation, context, weakened=weak) for latents in inputs["randn_0"]]
-        outputs[_VELOCITY[branch]] = torch.stack(model(rows))
-
     sampler = Sampler(model)
     if batch == 1:
         song = _start(sampler, states, sampling, schedule, _recorded_noise(inputs, 0), frames)
@@ -98,6 +92,15 @@ def compute(checkpoint: Checkpoint, params: Mapping[str, Any], inputs: Tensors, 
         outputs["final_latents"] = song.result[None]
     else:
         outputs |= _run_stacked(checkpoint, sampling, schedule, contexts, inputs)
+
+    # Recorded velocities, also where our run does not ask for them: cfg_star's zero steps, which leave the latents as they began.
+    modulations = model.modulate(torch.tensor(schedule.timesteps))
+    for name in expected:
+        if found := _VELOCITY.fullmatch(name):
+            branch, index = _BRANCHES[found.group(1)], int(found.group(2))
+            weak = branch is Branch.NULL and sampling.use_erg_diffusion
+            before = outputs.get(f"latents_before_iter{index}", inputs["randn_0"])
+            outputs[name] = torch.stack(model([Row(latents, modulations[index], contexts[branch], weakened=weak) for latents in before]))
     return outputs
 
 
