@@ -1,14 +1,15 @@
 """Cases of a folder of recordings, and what it takes to pass one.
 
-A folder has INDEX.json (transformer, encoders, schedules, guidance, runs) and INDEX_codec.json (codec, lyrics, training), each naming files of
-recorded inputs and outputs with tolerances. Which part of the system a case is for is read off its kind and the names of its tensors, never off the
-name of the case.
+A folder has INDEX.json (transformer, encoders, schedules, guidance, runs) and INDEX_codec.json (codec, lyrics, training), each naming files
+of recorded inputs and outputs with tolerances. Which part of the system a case is for is read off its kind and the names of its tensors, never
+off the name of the case.
 """
 
 import enum
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,18 +111,18 @@ def _tensor_case(folder: Path, checkpoint: Checkpoint, entry: Mapping[str, Any])
     match entry["kind"]:
         case "pipeline":
             skip = runs.unsupported(params)
-            compute = lambda: runs.compute(checkpoint, params, inputs, expected)
+            compute = partial(runs.compute, checkpoint, params, inputs, expected)
             if not skip:
                 expected = runs.checked(params, expected) | runs.recorded_inputs(inputs)
         case "module":
             skip = modules.unsupported(expected)
-            compute = lambda: modules.compute(checkpoint, params, inputs, expected)
+            compute = partial(modules.compute, checkpoint, params, inputs, expected)
         case "scheduler":
-            compute = lambda: runs.compute_schedule(params, inputs, expected)
+            compute = partial(runs.compute_schedule, params, inputs, expected)
         case "guidance":
-            compute = lambda: runs.compute_guidance(params, inputs, expected)
+            compute = partial(runs.compute_guidance, params, inputs, expected)
         case "rng":
-            compute = lambda: runs.compute_noise(params)
+            compute = partial(runs.compute_noise, params)
         case kind:
             raise ValueError(f"case {entry['id']} is of the unknown kind {kind}")
     tolerance = entry["tolerance"]
