@@ -16,9 +16,9 @@ from acestep_rpc.server import Registration
 from acestep_rpc.torch_tensor import pack
 from acestep_rpc.v1 import encoder_pb2, encoder_pb2_grpc, stage_pb2, stage_pb2_grpc, tensor_pb2
 from encoder_svc.encoder import Conditioning, NullCondition, PromptEncoder
-from encoder_svc.lyrics.lyric_tokenizer import LANGUAGES, MAX_LYRIC_TOKENS, EncodedLyrics, LyricTokenizer
+from encoder_svc.lyrics.lyric_tokenizer import LANGUAGES, MAX_LYRIC_CHARACTERS, MAX_LYRIC_TOKENS, EncodedLyrics, LyricTokenizer
 from encoder_svc.settings import Settings
-from encoder_svc.text_tokenizer import MAX_PROMPT_TOKENS
+from encoder_svc.text_tokenizer import MAX_PROMPT_CHARACTERS, MAX_PROMPT_TOKENS
 from encoder_svc.weights import TEXT_FOLDER, TRANSFORMER_FOLDER, model_digest
 
 PACKAGES = ("torch", "transformers", "tokenizers", "num2words")
@@ -45,18 +45,18 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         self._lyric_tokenizer = lyric_tokenizer
         self._worker = worker
 
-    async def EncodePrompt(  # noqa: N802
+    async def EncodePrompt(
         self, request: encoder_pb2.EncodePromptRequest, context: grpc.aio.ServicerContext[object, object]
     ) -> encoder_pb2.EncodePromptResponse:
         """Tokenise, encode, pack; cancellation takes effect between the three."""
-        null_condition = _NULL_CONDITIONS.get(request.null_condition)
-        if null_condition is None:
-            raise InvalidRequest("null_condition", request.null_condition, "a value of NullCondition")
+        _refuse_unknown_enum_values(request)
         _refuse_what_is_not_built(request)
         _refuse_control_characters(request.tags)
         loop = asyncio.get_running_loop()
         lyrics = await loop.run_in_executor(self._worker, self._lyric_tokenizer.encode, request.lyrics)
-        conditioning = await loop.run_in_executor(self._worker, self._encode, request.tags, lyrics, null_condition)
+        conditioning = await loop.run_in_executor(
+            self._worker, self._encode, request.tags, lyrics, _NULL_CONDITIONS[request.null_condition]
+        )
         return await loop.run_in_executor(self._worker, _to_response, conditioning, lyrics)
 
     def _encode(self, tags: str, lyrics: EncodedLyrics, null_condition: NullCondition) -> Conditioning:
@@ -74,14 +74,19 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
             dtype=str(encoder.dtype).removeprefix("torch."),
             device=str(encoder.device),
             versions={name: importlib.metadata.version(name) for name in PACKAGES},
-            limits={"max_prompt_tokens": MAX_PROMPT_TOKENS, "max_lyric_tokens": MAX_LYRIC_TOKENS},
+            limits={
+                "max_prompt_tokens": MAX_PROMPT_TOKENS,
+                "max_prompt_characters": MAX_PROMPT_CHARACTERS,
+                "max_lyric_tokens": MAX_LYRIC_TOKENS,
+                "max_lyric_characters": MAX_LYRIC_CHARACTERS,
+            },
             features={
                 "lyric_languages": ",".join(LANGUAGES),
                 "structure_tags": ",".join(lyric_tokenizer.vocabulary.structure_tags),
             },
         )
 
-    async def Describe(  # noqa: N802
+    async def Describe(
         self, request: stage_pb2.DescribeRequest, context: grpc.aio.ServicerContext[object, object]
     ) -> stage_pb2.DescribeResponse:
         """The same answer while the process lives."""
@@ -128,6 +133,16 @@ def _choose_dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.float32 if name == "float32" else torch.bfloat16
     fast = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_amx_tile_supported())
     return torch.bfloat16 if fast else torch.float32
+
+
+def _refuse_unknown_enum_values(request: encoder_pb2.EncodePromptRequest) -> None:
+    for field, value, values in (
+        ("null_condition", request.null_condition, encoder_pb2.NullCondition),
+        ("lyric_options.on_line_error", request.lyric_options.on_line_error, encoder_pb2.LineErrorPolicy),
+        ("lyric_options.lyric_rules", request.lyric_options.lyric_rules, encoder_pb2.LyricRules),
+    ):
+        if value not in values.values():
+            raise InvalidRequest(field, value, ", ".join(values.keys()))
 
 
 def _refuse_what_is_not_built(request: encoder_pb2.EncodePromptRequest) -> None:

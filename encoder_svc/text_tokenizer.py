@@ -8,6 +8,8 @@ from acestep_rpc.errors import InvalidRequest
 from encoder_svc.weights import TEXT_FOLDER, CheckpointError
 
 MAX_PROMPT_TOKENS = 256
+MAX_PROMPT_CHARACTERS = 1 << 14
+"""Sixty-four a token: longer tags are refused before work is spent on them."""
 
 
 class TextTokenizer:
@@ -35,8 +37,10 @@ class TextTokenizer:
         """Token ids of one prompt, end token included, without padding.
 
         Raises:
-            InvalidRequest: More than MAX_PROMPT_TOKENS tokens.
+            InvalidRequest: Too many tokens or characters.
         """
+        if len(tags) > MAX_PROMPT_CHARACTERS:
+            raise InvalidRequest("prompt.tags", f"{len(tags)} characters", f"at most {MAX_PROMPT_CHARACTERS} characters")
         ids: list[int] = self._tokenizer(tags, truncation=False, verbose=False)["input_ids"]
         if len(ids) > MAX_PROMPT_TOKENS:
             raise InvalidRequest("prompt.tags", f"{len(ids)} tokens", f"at most {MAX_PROMPT_TOKENS} tokens, end token included")

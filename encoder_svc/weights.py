@@ -151,7 +151,7 @@ def load_lyric_encoder(checkpoint: Path, device: torch.device, dtype: torch.dtyp
             if top not in DIFFUSION_PREFIXES:
                 raise CheckpointError(f"{name} in {files.path(name)} belongs to no stage")
         _assign(module, files, dtype, folder)
-    return module
+    return module.eval().requires_grad_(False)
 
 
 def load_text_encoder(checkpoint: Path, device: torch.device, dtype: torch.dtype) -> TextEncoder:
@@ -178,7 +178,7 @@ def load_text_encoder(checkpoint: Path, device: torch.device, dtype: torch.dtype
             shared, tied = (files.read(name, tuple(umt5.shared.weight.shape), dtype) for name in TEXT_EMBEDDING_NAMES)
             if not torch.equal(shared, tied):
                 raise CheckpointError(f"{' and '.join(TEXT_EMBEDDING_NAMES)} in {folder} differ")
-    return module
+    return module.eval().requires_grad_(False)
 
 
 def _assign(module: nn.Module, files: _TensorFiles, dtype: torch.dtype, folder: Path) -> None:
@@ -194,7 +194,6 @@ def _assign(module: nn.Module, files: _TensorFiles, dtype: torch.dtype, folder: 
     incompatible = module.load_state_dict(tensors, strict=False, assign=True)  # tied names are not repeated in `tensors`
     assert not incompatible.unexpected_keys
     assert not any(tensor.is_meta for tensor in module.state_dict().values())
-    module.eval().requires_grad_(False)
 
 
 def model_digest(modules: Mapping[str, nn.Module]) -> str:

@@ -17,9 +17,14 @@ from encoder_svc.lyrics.vocabulary import LyricVocabulary
 
 FIELD = "prompt.lyrics"
 MAX_LYRIC_TOKENS = 4096
+MAX_LYRIC_CHARACTERS = 1 << 16
+"""Sixteen a token, four times what English needs: longer lyrics are refused before work is spent on them."""
 LANGUAGES = ("en",)
 CACHED_LINES = 4096
+MAX_CACHED_CHARACTERS = 256
+"""Length of a line that is kept; choruses repeat, walls of text do not."""
 MAX_REPORTED_LINES = 16
+MAX_REPORTED_TAGS = 8
 _LETTERS = frozenset({"Lu", "Ll", "Lt", "Lo"})
 
 
@@ -62,23 +67,25 @@ class LyricTokenizer:
 
     def __init__(self, path: Path, embedding_rows: int) -> None:
         self.vocabulary = LyricVocabulary(path, LANGUAGES, embedding_rows)
-        self._encode_line = lru_cache(maxsize=CACHED_LINES)(self._encode_english)
+        self._encode_cached = lru_cache(maxsize=CACHED_LINES)(self._encode_english)
 
     def encode(self, lyrics: str) -> EncodedLyrics:
         r"""Encode lyrics: a start token, then every line followed by a line break. Lines end at \n.
 
         Raises:
-            InvalidRequest: Lines that cannot be read, each named by its number, or more than MAX_LYRIC_TOKENS tokens.
+            InvalidRequest: Lines that cannot be read, each named by its number, or too many tokens or characters.
         """
         if not lyrics:
             return EncodedLyrics([], [])
+        if len(lyrics) > MAX_LYRIC_CHARACTERS:
+            raise InvalidRequest(FIELD, f"{len(lyrics)} characters", f"at most {MAX_LYRIC_CHARACTERS} characters")
         ids = [self.vocabulary.start_id]
         lines: list[EncodedLine] = []
         violations: list[tuple[str, str]] = []
         for number, raw in enumerate(lyrics.split("\n"), start=1):
             text = raw.strip()
             try:
-                line = self._encode_line(text) if text else _BLANK
+                line = self._encode_line(text)
             except _Unreadable as reason:
                 violations.append((FIELD, f"line {number}, {_shorten(text)}: {reason}"))
                 if len(violations) == MAX_REPORTED_LINES:
@@ -93,6 +100,11 @@ class LyricTokenizer:
             raise InvalidRequest(FIELD, f"{len(ids)} tokens", f"at most {MAX_LYRIC_TOKENS} tokens")
         return EncodedLyrics(ids, lines)
 
+    def _encode_line(self, text: str) -> EncodedLine:
+        if not text:
+            return _BLANK
+        return self._encode_cached(text) if len(text) <= MAX_CACHED_CHARACTERS else self._encode_english(text)
+
     def _encode_english(self, text: str) -> EncodedLine:
         controls = [character for character in text if unicodedata.category(character) == "Cc" and character != "\t"]
         if controls:
@@ -102,12 +114,20 @@ class LyricTokenizer:
         foreign = [letter for letter in normalized if _is_letter(letter) and (letter in unknown or not _is_latin(letter))]
         if foreign:
             raise _Unreadable(f"letters {_listing(foreign)} cannot be read as English; languages built: {', '.join(LANGUAGES)}")
-        for tag in bracketed(text):
-            if not self.vocabulary.is_special(tag.lower()):
-                known = nearest(tag, self.vocabulary.structure_tags)
-                hint = f"the nearest known one is {known}" if known else f"known: {' '.join(self.vocabulary.structure_tags)}"
-                warnings.append(f"{_shorten(tag)} is not a structure tag that the model knows; {hint}")
+        warnings += self._unknown_tags(text)
         return EncodedLine("en", normalized, tuple(ids), tuple(unknown), tuple(warnings))
+
+    def _unknown_tags(self, text: str) -> list[str]:
+        known = self.vocabulary.structure_tags
+        unknown = list(dict.fromkeys(tag for tag in bracketed(text) if not self.vocabulary.is_special(tag.lower())))
+        warnings = []
+        for tag in unknown[:MAX_REPORTED_TAGS]:
+            meant = nearest(tag, known)
+            hint = f"the nearest known one is {meant}" if meant else f"known: {' '.join(known)}"
+            warnings.append(f"{_shorten(tag)} is not a structure tag that the model knows; {hint}")
+        if len(unknown) > MAX_REPORTED_TAGS:
+            warnings.append(f"{len(unknown) - MAX_REPORTED_TAGS} more unknown structure tags")
+        return warnings
 
 
 def _is_letter(character: str) -> bool:

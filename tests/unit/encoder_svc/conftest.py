@@ -38,9 +38,9 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzéñ!'(),-.?"
 def write_lyric_vocabulary() -> Callable[..., None]:
     """Write a lyric vocabulary with letters, two merges and the special tokens, some of which may be left out."""
 
-    def write(path: Path, without: tuple[str, ...] = ()) -> None:
+    def write(path: Path, without: tuple[str, ...] = (), more_letters: str = "") -> None:
         specials = [name for name in ("[STOP]", "[UNK]", "[SPACE]", "[en]", "[START]", *STRUCTURE_TAGS) if name not in without]
-        vocabulary = {name: index for index, name in enumerate([*specials, *LETTERS, "oh", "la"])}
+        vocabulary = {name: index for index, name in enumerate([*specials, *LETTERS, "oh", "la", *more_letters])}
         tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("o", "h"), ("l", "a")], unk_token="[UNK]"))
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
         tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in specials])

@@ -34,7 +34,7 @@ def test_cleaning_spells_out(line, expected):
 
 def test_an_amount_that_is_no_number_is_read_as_plain_numbers():
     text, warnings = english.clean("$1.2.3 and £4")
-    assert text == "dollar one point two.three and four pounds"
+    assert text == "dollar one point two.three and four pounds sterling"
     assert warnings == ["an amount of money cannot be spelled and is read as a plain number"]
 
 

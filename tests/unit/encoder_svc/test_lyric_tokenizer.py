@@ -1,4 +1,3 @@
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -75,12 +74,10 @@ def test_other_letters_are_refused_with_line_and_text(tokenizer, text):
     assert description.endswith("cannot be read as English; languages built: en")
 
 
-def test_letters_of_another_script_are_refused_even_if_the_vocabulary_knows_them(tmp_path, write_lyric_vocabulary, monkeypatch):
-    monkeypatch.setattr(sys.modules[write_lyric_vocabulary.__module__], "LETTERS", "абв")
-    write_lyric_vocabulary_path = tmp_path / "cyrillic.json"
-    write_lyric_vocabulary(write_lyric_vocabulary_path)
+def test_letters_of_another_script_are_refused_even_if_the_vocabulary_knows_them(tmp_path, write_lyric_vocabulary):
+    write_lyric_vocabulary(tmp_path / "vocabulary.json", more_letters="аб")
     with pytest.raises(InvalidRequest, match="letters 'а', 'б'"):
-        LyricTokenizer(write_lyric_vocabulary_path, 120).encode("аб")
+        LyricTokenizer(tmp_path / "vocabulary.json", 120).encode("аб")
 
 
 def test_symbols_are_kept_as_unknown_tokens(tokenizer):
@@ -115,6 +112,18 @@ def test_4096_tokens_pass_and_one_more_is_refused(tokenizer):
         tokenizer.encode("\n" * 4095)
 
 
+def test_too_many_characters_are_refused_at_once(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "_encode_line", lambda text: pytest.fail("work was spent"))
+    with pytest.raises(InvalidRequest, match=r"prompt\.lyrics: '65537 characters' is not allowed"):
+        tokenizer.encode(" " * 65537)
+
+
+def test_many_unknown_tags_are_counted(tokenizer):
+    (line,) = tokenizer.encode(" ".join(f"[{'a' * count}]" for count in range(1, 21))).lines
+    assert len(line.warnings) == 9
+    assert line.warnings[-1] == "12 more unknown structure tags"
+
+
 def test_repeated_lines_are_cleaned_once(tokenizer, monkeypatch):
     cleaned = []
     clean = english.clean
@@ -124,9 +133,16 @@ def test_repeated_lines_are_cleaned_once(tokenizer, monkeypatch):
     assert cleaned == ["oh", "la"]
 
 
+def test_long_lines_are_not_kept(tokenizer):
+    tokenizer.encode("a" * 257)
+    assert tokenizer._encode_cached.cache_info().currsize == 0
+    tokenizer.encode("a" * 256)
+    assert tokenizer._encode_cached.cache_info().currsize == 1
+
+
 def test_threads_get_the_same_ids(tokenizer):
     lyrics = [f"[verse]\noh la {number}" for number in range(20)]
     expected = [tokenizer.encode(text).ids for text in lyrics]
-    tokenizer._encode_line.cache_clear()
+    tokenizer._encode_cached.cache_clear()
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda text: tokenizer.encode(text).ids, lyrics)) == expected

@@ -1,5 +1,6 @@
 import asyncio
 
+import grpc.aio
 import pytest
 import torch
 
@@ -7,7 +8,7 @@ from acestep_rpc.errors import InvalidRequest, Unimplemented
 from acestep_rpc.inprocess import InProcessStub
 from acestep_rpc.server import serve
 from acestep_rpc.torch_tensor import unpack
-from acestep_rpc.v1 import encoder_pb2, stage_pb2
+from acestep_rpc.v1 import encoder_pb2, encoder_pb2_grpc, stage_pb2
 from encoder_svc.servicer import load
 from encoder_svc.settings import Settings
 
@@ -122,7 +123,12 @@ async def test_the_stage_describes_itself(stubs):
     description = await stubs["acestep_rpc.v1.StageService"].Describe(stage_pb2.DescribeRequest())
     assert (description.stage, description.dtype, description.device) == ("encoder", "float32", "cpu")
     assert len(description.model_digest) == 64
-    assert description.limits == {"max_prompt_tokens": 256, "max_lyric_tokens": 4096}
+    assert description.limits == {
+        "max_prompt_tokens": 256,
+        "max_prompt_characters": 16384,
+        "max_lyric_tokens": 4096,
+        "max_lyric_characters": 65536,
+    }
     assert description.features["lyric_languages"] == "en"
     assert "[pre-chorus]" in description.features["structure_tags"].split(",")
     assert description.versions["torch"] == torch.__version__
@@ -135,10 +141,6 @@ async def test_status_is_not_built_yet(stubs):
 
 
 async def test_it_serves_over_the_network(checkpoint):
-    import grpc.aio
-
-    from acestep_rpc.v1 import encoder_pb2_grpc
-
     settings = Settings(checkpoint=checkpoint, device="cpu", dtype="float32")
     server = await serve(settings, lambda: load(settings))
     try:

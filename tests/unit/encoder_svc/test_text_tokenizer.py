@@ -27,6 +27,11 @@ def test_a_prompt_of_256_tokens_passes_and_one_more_is_refused(checkpoint):
         tokenizer.encode("a" * 255)
 
 
+def test_too_many_characters_are_refused(checkpoint):
+    with pytest.raises(InvalidRequest, match=r"prompt\.tags: '16385 characters' is not allowed"):
+        TextTokenizer(checkpoint, 100).encode(" " * 16385)
+
+
 def test_ids_without_an_embedding_stop_the_start(checkpoint):
     with pytest.raises(CheckpointError, match="ids, the text encoder 10"):
         TextTokenizer(checkpoint, 10)

@@ -19,7 +19,10 @@ def text_file(checkpoint):
     return checkpoint / "umt5-base" / "model.safetensors"
 
 
-LOADERS = {"lyric": (lyric_file, load_lyric_encoder, "lyric_encoder.after_norm.weight"), "text": (text_file, load_text_encoder, "encoder.final_layer_norm.weight")}
+LOADERS = {
+    "lyric": (lyric_file, load_lyric_encoder, "lyric_encoder.after_norm.weight"),
+    "text": (text_file, load_text_encoder, "encoder.final_layer_norm.weight"),
+}
 
 
 @pytest.fixture(params=LOADERS)
@@ -114,7 +117,7 @@ def test_an_unexpected_tensor_is_named(part, extra):
 def test_integers_are_no_weights(part):
     path, load, name = part
     rewrite(path, lambda tensors: tensors.update({name: tensors[name].long()}))
-    with pytest.raises(CheckpointError, match=f"{name} .* int64"):
+    with pytest.raises(CheckpointError, match=f"{name} in .* holds torch.int64"):
         load()
 
 
@@ -132,7 +135,7 @@ def test_pickled_weights_are_not_read(part):
         load()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{\"model_type\": \"t5\", \"lyric_hidden_size\": \"wide\"}"])
+@pytest.mark.parametrize("content", ["", "[]", '{"model_type": "t5", "lyric_hidden_size": "wide"}'])
 def test_a_bad_config_is_named(part, content):
     path, load, _ = part
     config = path.parent / "config.json"
