@@ -1,0 +1,194 @@
+"""EncoderService and the encoder's StageService: messages to tensors and back."""
+
+import asyncio
+import importlib.metadata
+import time
+import unicodedata
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc.aio
+import torch
+
+from acestep_rpc import telemetry
+from acestep_rpc.errors import InvalidRequest, Unimplemented
+from acestep_rpc.server import Registration
+from acestep_rpc.torch_tensor import pack
+from acestep_rpc.v1 import encoder_pb2, encoder_pb2_grpc, stage_pb2, stage_pb2_grpc, tensor_pb2
+from encoder_svc.encoder import Conditioning, NullCondition, PromptEncoder
+from encoder_svc.lyrics.lyric_tokenizer import LANGUAGES, MAX_LYRIC_CHARACTERS, MAX_LYRIC_TOKENS, EncodedLyrics, LyricTokenizer
+from encoder_svc.settings import Settings
+from encoder_svc.text_tokenizer import MAX_PROMPT_CHARACTERS, MAX_PROMPT_TOKENS
+from encoder_svc.weights import TEXT_FOLDER, TRANSFORMER_FOLDER, model_digest
+
+PACKAGES = ("torch", "transformers", "tokenizers", "num2words")
+_NULL_CONDITIONS = {
+    encoder_pb2.NULL_CONDITION_UNSPECIFIED: NullCondition.NONE,
+    encoder_pb2.NULL_CONDITION_ZEROS: NullCondition.ZEROS,
+    encoder_pb2.NULL_CONDITION_WEAKENED_LYRICS: NullCondition.WEAKENED_LYRICS,
+    encoder_pb2.NULL_CONDITION_WEAKENED: NullCondition.WEAKENED,
+    encoder_pb2.NULL_CONDITION_MASKED: NullCondition.MASKED,
+}
+
+
+class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
+    """Encodes prompts, one at a time.
+
+    Args:
+        encoder: The loaded stage.
+        lyric_tokenizer: Of the same checkpoint.
+        worker: The stage's only thread for torch.
+    """
+
+    def __init__(self, encoder: PromptEncoder, lyric_tokenizer: LyricTokenizer, worker: ThreadPoolExecutor) -> None:
+        self._encoder = encoder
+        self._lyric_tokenizer = lyric_tokenizer
+        self._worker = worker
+
+    async def EncodePrompt(
+        self, request: encoder_pb2.EncodePromptRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> encoder_pb2.EncodePromptResponse:
+        """Tokenise, encode, pack; cancellation takes effect between the three."""
+        _refuse_unknown_enum_values(request)
+        _refuse_what_is_not_built(request)
+        _refuse_control_characters(request.tags)
+        loop = asyncio.get_running_loop()
+        lyrics = await loop.run_in_executor(self._worker, self._lyric_tokenizer.encode, request.lyrics)
+        conditioning = await loop.run_in_executor(
+            self._worker, self._encode, request.tags, lyrics, _NULL_CONDITIONS[request.null_condition]
+        )
+        return await loop.run_in_executor(self._worker, _to_response, conditioning, lyrics)
+
+    def _encode(self, tags: str, lyrics: EncodedLyrics, null_condition: NullCondition) -> Conditioning:
+        with telemetry.STAGE_SECONDS.labels("encoder").time():
+            return self._encoder.encode(tags, lyrics.ids, null_condition)
+
+
+class StageServicer(stage_pb2_grpc.StageServiceServicer):
+    """Describes the loaded encoder."""
+
+    def __init__(self, encoder: PromptEncoder, lyric_tokenizer: LyricTokenizer, digest: str) -> None:
+        self._description = stage_pb2.DescribeResponse(
+            stage="encoder",
+            model_digest=digest,
+            dtype=str(encoder.dtype).removeprefix("torch."),
+            device=str(encoder.device),
+            versions={name: importlib.metadata.version(name) for name in PACKAGES},
+            limits={
+                "max_prompt_tokens": MAX_PROMPT_TOKENS,
+                "max_prompt_characters": MAX_PROMPT_CHARACTERS,
+                "max_lyric_tokens": MAX_LYRIC_TOKENS,
+                "max_lyric_characters": MAX_LYRIC_CHARACTERS,
+            },
+            features={
+                "lyric_languages": ",".join(LANGUAGES),
+                "structure_tags": ",".join(lyric_tokenizer.vocabulary.structure_tags),
+            },
+        )
+
+    async def Describe(
+        self, request: stage_pb2.DescribeRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> stage_pb2.DescribeResponse:
+        """The same answer while the process lives."""
+        return self._description
+
+
+async def load(settings: Settings) -> Sequence[Registration]:
+    """Load the weights in the stage's worker thread and build its services.
+
+    Raises:
+        CheckpointError: The checkpoint does not fit.
+    """
+    worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
+    encoder, lyric_tokenizer, digest = await asyncio.get_running_loop().run_in_executor(worker, _load, settings)
+    stage = StageServicer(encoder, lyric_tokenizer, digest)  # type: ignore[abstract]  # WatchStatus: the base class answers UNIMPLEMENTED
+    return (
+        Registration(
+            "acestep_rpc.v1.EncoderService",
+            EncoderServicer(encoder, lyric_tokenizer, worker),
+            encoder_pb2_grpc.add_EncoderServiceServicer_to_server,
+        ),
+        Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server),
+    )
+
+
+def _load(settings: Settings) -> tuple[PromptEncoder, LyricTokenizer, str]:
+    started = time.perf_counter()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device = torch.device(settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    dtype = _choose_dtype(settings.dtype, device)
+    encoder = PromptEncoder.load(settings.checkpoint, device, dtype, settings.cache_bytes)
+    lyric_tokenizer = LyricTokenizer(settings.checkpoint / "lyric_vocab.json", encoder.lyric_encoder.config.vocab_size)
+    digest = model_digest({TEXT_FOLDER: encoder.text_encoder.umt5, TRANSFORMER_FOLDER: encoder.lyric_encoder})
+    telemetry.log(
+        "encoder_loaded", device=str(device), dtype=str(dtype), model_digest=digest, seconds=round(time.perf_counter() - started, 3)
+    )
+    return encoder, lyric_tokenizer, digest
+
+
+def _choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """What the setting names; for "auto" bfloat16 where the device does it fast."""
+    if name != "auto":
+        return torch.float32 if name == "float32" else torch.bfloat16
+    fast = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_amx_tile_supported())
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _refuse_unknown_enum_values(request: encoder_pb2.EncodePromptRequest) -> None:
+    for field, value, values in (
+        ("null_condition", request.null_condition, encoder_pb2.NullCondition),
+        ("lyric_options.on_line_error", request.lyric_options.on_line_error, encoder_pb2.LineErrorPolicy),
+        ("lyric_options.lyric_rules", request.lyric_options.lyric_rules, encoder_pb2.LyricRules),
+    ):
+        if value not in values.values():
+            raise InvalidRequest(field, value, ", ".join(values.keys()))
+
+
+def _refuse_what_is_not_built(request: encoder_pb2.EncodePromptRequest) -> None:
+    options = request.lyric_options
+    if options.HasField("language") and options.language not in LANGUAGES:
+        raise InvalidRequest("lyric_options.language", options.language, ", ".join(LANGUAGES))
+    not_built = {
+        "lyric_options.on_line_error SKIP": options.on_line_error == encoder_pb2.LINE_ERROR_POLICY_SKIP,
+        "lyric_options.lyric_rules REVISED": options.lyric_rules == encoder_pb2.LYRIC_RULES_REVISED,
+        "lyric_options.tag_normalization": options.tag_normalization,
+        "negative_tags": request.HasField("negative_tags"),
+        "adapters": bool(request.adapters),
+    }
+    for name, asked in not_built.items():
+        if asked:
+            raise Unimplemented(f"{name} is not built yet", field=name)
+
+
+def _refuse_control_characters(tags: str) -> None:
+    controls = sorted({character for character in tags if unicodedata.category(character) == "Cc" and character not in "\t\n\r"})
+    if controls:
+        raise InvalidRequest("prompt.tags", "".join(controls), "text without control characters")
+
+
+def _to_response(conditioning: Conditioning, lyrics: EncodedLyrics) -> encoder_pb2.EncodePromptResponse:
+    def packed(tensor: torch.Tensor | None) -> tensor_pb2.Tensor | None:
+        return None if tensor is None else pack(tensor)
+
+    return encoder_pb2.EncodePromptResponse(
+        conditioning=encoder_pb2.Conditioning(
+            text_hidden_states=pack(conditioning.text_hidden_states),
+            lyric_hidden_states=pack(conditioning.lyric_hidden_states),
+            lyric_attention_mask=pack(conditioning.lyric_attention_mask),
+            null_text_hidden_states=packed(conditioning.null_text_hidden_states),
+            null_lyric_hidden_states=packed(conditioning.null_lyric_hidden_states),
+            null_lyric_attention_mask=packed(conditioning.null_lyric_attention_mask),
+        ),
+        lines=[
+            encoder_pb2.LyricLine(
+                line_number=number,
+                language=line.language,
+                normalized_text=line.normalized_text,
+                token_count=len(line.ids) + 1,
+                unknown_characters=line.unknown_characters,
+                warnings=line.warnings,
+            )
+            for number, line in enumerate(lyrics.lines, start=1)
+        ],
+    )

@@ -1,0 +1,31 @@
+"""Deployment settings of the encoder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from acestep_rpc.settings import ServerSettings, SettingsError
+
+PREFIX = "ACESTEP_ENCODER_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ServerSettings):
+    """Environment variables under ACESTEP_ENCODER_."""
+
+    checkpoint: Path
+    """Folder in the official layout."""
+    device: str = "auto"
+    """Torch device; "auto" is CUDA where there is one, else the CPU."""
+    dtype: str = "auto"
+    """"float32", "bfloat16", or "auto": what the device does fast."""
+    threads: int = 0
+    """Threads of one operation on the CPU; 0 leaves torch's choice, all cores."""
+    cache_bytes: int = 256 << 20
+    """Memory for the results of recent prompts; 0 keeps none."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("auto", "float32", "bfloat16"):
+            raise SettingsError(f"{PREFIX}DTYPE={self.dtype!r} is not allowed; allowed: auto, float32, bfloat16")
+        for name in ("threads", "cache_bytes"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"{PREFIX}{name.upper()}={getattr(self, name)} is not allowed; allowed: 0 or more")

@@ -1,0 +1,151 @@
+import asyncio
+
+import grpc.aio
+import pytest
+import torch
+
+from acestep_rpc.errors import InvalidRequest, Unimplemented
+from acestep_rpc.inprocess import InProcessStub
+from acestep_rpc.server import serve
+from acestep_rpc.torch_tensor import unpack
+from acestep_rpc.v1 import encoder_pb2, encoder_pb2_grpc, stage_pb2
+from encoder_svc.servicer import load
+from encoder_svc.settings import Settings
+
+FLOAT32 = (torch.float32,)
+
+
+@pytest.fixture
+async def stubs(checkpoint):
+    registrations = await load(Settings(checkpoint=checkpoint, device="cpu", dtype="float32"))
+    return {registration.full_name: InProcessStub(registration.servicer) for registration in registrations}
+
+
+@pytest.fixture
+def encode(stubs):
+    return stubs["acestep_rpc.v1.EncoderService"].EncodePrompt
+
+
+def request(tags="pop", lyrics="[Verse]\n\noh +", **fields):
+    return encoder_pb2.EncodePromptRequest(tags=tags, lyrics=lyrics, **fields)
+
+
+async def test_a_prompt_becomes_states_and_lines(encode):
+    response = await encode(request(null_condition=encoder_pb2.NULL_CONDITION_MASKED))
+    conditioning = response.conditioning
+    assert unpack(conditioning.text_hidden_states, "text", FLOAT32, (5, 24)).shape == (5, 24)
+    lyrics = unpack(conditioning.lyric_hidden_states, "lyrics", FLOAT32, (None, 16))
+    assert unpack(conditioning.lyric_attention_mask, "mask", (torch.bool,), (len(lyrics),)).all()
+    assert not unpack(conditioning.null_lyric_attention_mask, "null mask", (torch.bool,), (len(lyrics),)).any()
+    assert not conditioning.HasField("null_text_hidden_states")
+    assert [line.line_number for line in response.lines] == [1, 2, 3]
+    assert 1 + sum(line.token_count for line in response.lines) == len(lyrics)
+    assert response.lines[0].normalized_text == "[verse]"
+    assert list(response.lines[2].unknown_characters) == ["+"]
+
+
+@pytest.mark.parametrize(
+    ("name", "present"),
+    [
+        ("UNSPECIFIED", set()),
+        ("ZEROS", {"null_lyric_hidden_states"}),
+        ("WEAKENED_LYRICS", {"null_lyric_hidden_states"}),
+        ("WEAKENED", {"null_lyric_hidden_states", "null_text_hidden_states"}),
+        ("MASKED", {"null_lyric_hidden_states", "null_lyric_attention_mask"}),
+    ],
+)
+async def test_each_null_condition_sends_its_own_states(encode, name, present):
+    response = await encode(request(null_condition=encoder_pb2.NullCondition.Value(f"NULL_CONDITION_{name}")))
+    fields = {field.name for field, _ in response.conditioning.ListFields()}
+    assert fields == {"text_hidden_states", "lyric_hidden_states", "lyric_attention_mask"} | present
+
+
+async def test_nothing_at_all_is_a_valid_prompt(encode):
+    response = await encode(request(tags="", lyrics=""))
+    assert list(response.conditioning.text_hidden_states.shape) == [1, 24]
+    assert response.conditioning.lyric_attention_mask.data == b"\0"
+    assert not response.lines
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"tags": "a" * 300}, "prompt.tags"),
+        ({"tags": "a\0b"}, "prompt.tags"),
+        ({"lyrics": "\n" * 5000}, "prompt.lyrics"),
+        ({"lyrics": "мир"}, "prompt.lyrics"),
+        ({"lyric_options": encoder_pb2.LyricOptions(language="de")}, "lyric_options.language"),
+        ({"lyric_options": encoder_pb2.LyricOptions(language="")}, "lyric_options.language"),
+        ({"lyric_options": encoder_pb2.LyricOptions(on_line_error=9)}, "lyric_options.on_line_error"),
+        ({"lyric_options": encoder_pb2.LyricOptions(lyric_rules=9)}, "lyric_options.lyric_rules"),
+        ({"null_condition": 9}, "null_condition"),
+    ],
+)
+async def test_bad_input_is_refused_by_field(encode, fields, field):
+    with pytest.raises(InvalidRequest) as caught:
+        await encode(request(**fields))
+    assert caught.value.violations[0][0] == field
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"lyric_options": encoder_pb2.LyricOptions(on_line_error=encoder_pb2.LINE_ERROR_POLICY_SKIP)},
+        {"lyric_options": encoder_pb2.LyricOptions(lyric_rules=encoder_pb2.LYRIC_RULES_REVISED)},
+        {"lyric_options": encoder_pb2.LyricOptions(tag_normalization=True)},
+        {"negative_tags": "noise"},
+        {"adapters": [{"name": "rap"}]},
+    ],
+)
+async def test_what_is_not_built_says_so(encode, fields):
+    with pytest.raises(Unimplemented, match="is not built yet"):
+        await encode(request(**fields))
+
+
+async def test_options_that_change_nothing_are_accepted(encode):
+    options = encoder_pb2.LyricOptions(
+        language="en",
+        on_line_error=encoder_pb2.LINE_ERROR_POLICY_FAIL,
+        lyric_rules=encoder_pb2.LYRIC_RULES_REFERENCE,
+        tag_normalization=False,
+    )
+    assert await encode(request(lyric_options=options)) == await encode(request())
+
+
+async def test_a_replica_goes_on_after_errors_and_serves_many_at_once(encode):
+    with pytest.raises(InvalidRequest):
+        await encode(request(lyrics="мир"))
+    expected = await encode(request())
+    assert all(response == expected for response in await asyncio.gather(*(encode(request()) for _ in range(8))))
+
+
+async def test_the_stage_describes_itself(stubs):
+    description = await stubs["acestep_rpc.v1.StageService"].Describe(stage_pb2.DescribeRequest())
+    assert (description.stage, description.dtype, description.device) == ("encoder", "float32", "cpu")
+    assert len(description.model_digest) == 64
+    assert description.limits == {
+        "max_prompt_tokens": 256,
+        "max_prompt_characters": 16384,
+        "max_lyric_tokens": 4096,
+        "max_lyric_characters": 65536,
+    }
+    assert description.features["lyric_languages"] == "en"
+    assert "[pre-chorus]" in description.features["structure_tags"].split(",")
+    assert description.versions["torch"] == torch.__version__
+
+
+async def test_status_is_not_built_yet(stubs):
+    with pytest.raises(Unimplemented):
+        async for _ in stubs["acestep_rpc.v1.StageService"].WatchStatus(stage_pb2.WatchStatusRequest()):
+            pass
+
+
+async def test_it_serves_over_the_network(checkpoint):
+    settings = Settings(checkpoint=checkpoint, device="cpu", dtype="float32")
+    server = await serve(settings, lambda: load(settings))
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            response = await encoder_pb2_grpc.EncoderServiceStub(channel).EncodePrompt(request())
+    finally:
+        await server.stop()
+    assert len(response.lines) == 3
