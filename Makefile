@@ -1,0 +1,54 @@
+# Every target sets up what it needs: a machine with Python 3.11+, a C compiler and make is enough. `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+GOLDEN ?= tests/parity/golden
+DEMO := outputs/demo
+export PYTHONWARNINGS ?= default
+
+.PHONY: help setup demo serve test lint format protos conformance bench clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## Create .venv with everything for users and developers
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[all,dev]"
+	touch $@
+
+demo: $(READY)  ## Make a song with four service processes: outputs/demo/song.wav
+	$(BIN)/python -m benchmarks.demo --output $(DEMO)
+
+serve: $(READY)  ## Serve all stages in one process on port 7860, on a random checkpoint unless CHECKPOINT is set
+	test -n "$(CHECKPOINT)" || test -d $(DEMO)/checkpoint || $(BIN)/acestep init-checkpoint --size tiny --seed 0 $(DEMO)/checkpoint
+	$(BIN)/acestep serve --embedded --port 7860 --checkpoint $(or $(CHECKPOINT),$(DEMO)/checkpoint)
+
+test: $(READY)  ## Run every test, parity with the reference included
+	$(BIN)/python -m pytest -q
+
+lint: $(READY)  ## Formatting, lints, types, generated code, contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python protos/check.py
+
+format: $(READY)  ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+protos: $(READY)  ## Regenerate acestep_rpc/v1 from protos/
+	$(BIN)/python protos/generate.py
+
+conformance: $(READY)  ## Hold the stages against recordings of the reference: make conformance GOLDEN=DIR
+	$(BIN)/python -m tests.parity.conformance $(GOLDEN)
+
+bench: $(READY)  ## Measure stages and transformer; prints JSON
+	$(BIN)/python -m benchmarks.bench
+
+clean:  ## Remove what the targets made
+	rm -rf $(VENV) outputs build .mypy_cache .ruff_cache .pytest_cache *.egg-info
