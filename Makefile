@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(READY)  ## Make a song with four service processes: outputs/demo/song.wav
-	$(BIN)/python -m benchmarks.demo --output $(DEMO)
+	$(BIN)/acestep demo --output $(DEMO)
 
 serve: $(READY)  ## Serve all stages in one process on port 7860, on a random checkpoint unless CHECKPOINT is set
 	test -n "$(CHECKPOINT)" || test -d $(DEMO)/checkpoint || $(BIN)/acestep init-checkpoint --size tiny --seed 0 $(DEMO)/checkpoint

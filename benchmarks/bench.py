@@ -1,0 +1,177 @@
+"""Measure the transformer and the stages: python -m benchmarks.bench [SECTION ...]; prints JSON.
+
+Each section runs in a process of its own, so that its peak memory is its own. Ratios hold within one run only: machines are noisy.
+"""
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SONG_SECONDS = 30.0
+STEPS = 27
+PAIRS = 7
+REPEATS = 5
+TOKENS = 167  # speaker, 40 of text and 126 of lyrics: a song of 30 s
+CPU = torch.device("cpu")
+
+
+def transformer() -> dict[str, Any]:
+    """One evaluation at the official width, 2 of 24 blocks, one thread: ours against a plain evaluation of the specification."""
+    from benchmarks.plain_transformer import plain_velocity
+    from diffusion_svc.model.config import TransformerConfig
+    from diffusion_svc.model.transformer import Row, Transformer
+    from diffusion_svc.servicer import num_frames
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = TransformerConfig(num_layers=2, attention_head_dim=128, num_attention_heads=20, mlp_ratio=2.5)
+    model = Transformer(config).eval().requires_grad_(False)
+    latents = torch.randn(1, 8, 16, num_frames(SONG_SECONDS))
+    conditions, timestep = torch.randn(1, TOKENS, config.inner_dim), torch.tensor([500.0])
+    with torch.inference_mode():
+        row = Row(latents[0], model.modulate(timestep)[0], model.project_context(conditions[0]))
+        ours: Callable[[], Any] = lambda: model([row])[0]  # noqa: E731
+        plain: Callable[[], Any] = lambda: plain_velocity(model, latents, conditions, torch.ones(1, TOKENS), timestep)[0]  # noqa: E731
+        error = (ours() - plain()).abs().max().item()
+        pairs = [(_cpu_seconds(ours), _cpu_seconds(plain)) for _ in range(PAIRS)]
+        half = model.to(torch.bfloat16)
+        row = Row(latents[0], half.modulate(timestep)[0], half.project_context(conditions[0].to(torch.bfloat16)))
+        bfloat16 = [_cpu_seconds(lambda: half([row])) for _ in range(PAIRS)]
+    return {
+        "float32_cpu_seconds": statistics.median(pair[0] for pair in pairs),
+        "plain_float32_cpu_seconds": statistics.median(pair[1] for pair in pairs),
+        "plain_over_ours": statistics.median(pair[1] / pair[0] for pair in pairs),
+        "largest_difference": error,
+        "bfloat16_cpu_seconds": statistics.median(bfloat16),
+    }
+
+
+def encode(checkpoint: Path) -> dict[str, Any]:
+    """Tags and lyrics to conditioning, both branches."""
+    from encoder_svc.encoder import NullCondition, PromptEncoder
+
+    encoder = PromptEncoder.load(checkpoint, CPU, torch.float32)
+    ids = [3 + index % 50 for index in range(126)]
+    return _measure(lambda: encoder.encode("funk, female vocals, 105 bpm", ids, NullCondition.WEAKENED))
+
+
+def sample(checkpoint: Path) -> dict[str, Any]:
+    """A whole run with the default guidance."""
+    from diffusion_svc.sampler import ConditionStates, Sampler, SamplingRequest
+    from diffusion_svc.sampling.guidance import CfgType, GuidanceParams
+    from diffusion_svc.sampling.text_to_music import SamplingParams, SchedulerType
+    from diffusion_svc.servicer import num_frames
+    from diffusion_svc.weights import load_transformer
+
+    model = load_transformer(checkpoint, CPU, torch.float32)
+    states = ConditionStates(
+        text=torch.randn(40, model.config.text_embedding_dim),
+        lyrics=torch.randn(126, model.config.lyric_hidden_size),
+        lyric_mask=torch.ones(126, dtype=torch.bool),
+        null_lyrics=torch.randn(126, model.config.lyric_hidden_size),
+    )
+    guidance = GuidanceParams(15.0, CfgType.APG, 0.5, 0.0, 3.0, 0.0, 0.0)
+    params = SamplingParams(STEPS, SchedulerType.EULER, 10.0, (), guidance, use_erg_diffusion=True)
+    sampler = Sampler(model)
+    steps: list[float] = []
+
+    def run() -> None:
+        (song,) = sampler.start(SamplingRequest(states, params, (0,), num_frames(SONG_SECONDS)))
+        while song.pending:
+            started = time.perf_counter()
+            sampler.tick([song])
+            steps.append(time.perf_counter() - started)
+
+    return {**_measure(run), "steps": STEPS, "median_step_seconds": statistics.median(steps)}
+
+
+def decode(checkpoint: Path, seconds: float = SONG_SECONDS, repeats: int = REPEATS) -> dict[str, Any]:
+    """Latents to waveform at 48 kHz, and the time to the first piece."""
+    from diffusion_svc.servicer import num_frames
+    from vae_svc.weights import load_codec
+
+    codec = load_codec(checkpoint, CPU, torch.float32).codec
+    latents = torch.randn(8, 16, num_frames(seconds), generator=torch.Generator().manual_seed(0))
+    first: list[float] = []
+
+    def run() -> None:
+        started = time.perf_counter()
+        for index, _ in enumerate(codec.decode(latents, 48000)):
+            if index == 0:
+                first.append(time.perf_counter() - started)
+
+    return {**_measure(run, seconds, repeats), "median_first_piece_seconds": statistics.median(first)}
+
+
+SECTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "transformer_official_width_2_blocks": lambda _: transformer(),
+    "tiny_encode": encode,
+    "tiny_sample": sample,
+    "tiny_decode": decode,
+    "tiny_decode_60s": lambda checkpoint: decode(checkpoint, 60.0, 1),
+    "tiny_decode_240s": lambda checkpoint: decode(checkpoint, 240.0, 1),
+}
+
+
+def _cpu_seconds(work: Callable[[], Any]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def _measure(work: Callable[[], Any], audio_seconds: float = SONG_SECONDS, repeats: int = REPEATS) -> dict[str, Any]:
+    times = []
+    for _ in range(repeats + (repeats > 1)):  # the first of several warms up
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    median = statistics.median(times[1:] or times)
+    return {"audio_seconds": audio_seconds, "median_seconds": median, "real_time_factor": audio_seconds / median}
+
+
+def main(names: list[str]) -> int:
+    """Run sections, each in a child process, on a random tiny checkpoint."""
+    unknown = set(names) - SECTIONS.keys()
+    if unknown:
+        sys.exit(f"no section is named {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    results: dict[str, Any] = {
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "amx": torch.cpu._is_amx_tile_supported(),
+        },
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "threads": torch.get_num_threads(),
+        "load_average_before": os.getloadavg()[0],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "tiny"
+        command = [sys.executable, "-m", "clients.cli.main", "init-checkpoint", "--size", "tiny", "--seed", "0", str(checkpoint)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        for name in names or SECTIONS:
+            child = subprocess.run(
+                [sys.executable, "-m", "benchmarks.bench", "--child", name, str(checkpoint)], check=True, stdout=subprocess.PIPE, text=True
+            )
+            results[name] = json.loads(child.stdout)
+    print(json.dumps(results, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        section = SECTIONS[sys.argv[2]](Path(sys.argv[3]))
+        section["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        print(json.dumps(section))
+    else:
+        sys.exit(main(sys.argv[1:]))

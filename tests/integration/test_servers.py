@@ -1,0 +1,37 @@
+"""What every server has: health, reflection, metrics, logs with the request id."""
+
+import json
+
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from acestep_rpc.channels import connect
+from tests.integration.requests import generate, song_request
+
+
+async def test_every_server_is_healthy_and_lists_its_services(system):
+    for server in system.servers.values():
+        async with connect(server.target) as channel:
+            health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+            assert health.status == health_pb2.HealthCheckResponse.SERVING
+            requests = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+            responses = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(requests)
+            names = {service.name async for response in responses for service in response.list_services_response.service}
+            assert any(name.startswith("acestep_rpc.v1.") for name in names)
+
+
+async def test_metrics_count_requests_stages_steps_rows_and_real_time_factor(system, music):
+    await generate(music, song_request())
+    assert system.front.metric("acestep_requests_total", method="Generate", code="OK") >= 1
+    assert system.front.metric("acestep_stage_seconds_count", stage="orchestrator_decode") >= 1
+    assert system.front.metric("acestep_real_time_factor_count") >= 1
+    assert system.stage("diffusion").metric("acestep_step_seconds_count") >= 4
+    assert system.stage("diffusion").metric("acestep_batch_rows_sum") >= 6
+
+
+async def test_one_request_id_runs_through_all_logs(system, music):
+    answer = await generate(music, song_request(request_id="trace-me-17"))
+    assert {event.request_id for event in answer.events} == {"trace-me-17"}
+    for server in system.servers.values():
+        lines = [json.loads(line) for line in server.log().splitlines()]
+        assert any(line.get("request_id") == "trace-me-17" and line["event"] == "request" for line in lines), server.name
