@@ -68,7 +68,9 @@ def read_waveform(message: vae_pb2.DecodeLatentsResponse) -> Waveform:
 def _to_integers(waveform: Waveform, bits: int) -> npt.NDArray[np.int32]:
     """Round to signed integers; what exceeds full scale is clipped, never wrapped."""
     full_scale = 2 ** (bits - 1)
-    return np.clip(np.rint(waveform.astype(np.float64) * full_scale), -full_scale, full_scale - 1).astype(np.int32)
+    rounded = np.rint(waveform.astype(np.float64) * full_scale)
+    integers: npt.NDArray[np.int32] = np.clip(rounded, -full_scale, full_scale - 1).astype(np.int32)
+    return integers
 
 
 @dataclass(frozen=True)

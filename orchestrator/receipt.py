@@ -1,7 +1,8 @@
 """What made a song, so that it can be made again. Field names are those of the reference's parameter files where they have one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from google.protobuf import struct_pb2
 
@@ -9,8 +10,8 @@ import acestep_rpc
 from acestep_rpc.v1 import music_pb2, sampling_pb2, stage_pb2
 from orchestrator.plan import Plan
 
-TEXT_ROOM_BYTES = 512
-"""How much longer a receipt's JSON may grow between its first version, without measurements, and its last."""
+TEXT_ROOM_BYTES = 64
+"""How much longer a receipt's JSON may grow between its first version and its last: digits of a duration."""
 
 _EXTENSIONS = {
     music_pb2.AUDIO_FORMAT_WAV_PCM16: "wav",
@@ -25,11 +26,11 @@ _EXTENSIONS = {
 
 @dataclass(frozen=True)
 class Timecosts:
-    """Seconds that the stages took: encode, sample (all variants together), decode (this variant)."""
+    """Seconds: encoding, sampling (all variants together), decoding and writing (this variant)."""
 
-    preprocess: float = 0.0
-    diffusion: float = 0.0
-    latent2audio: float = 0.0
+    preprocess: float
+    diffusion: float
+    latent2audio: float
 
 
 def write_receipt(
@@ -49,7 +50,7 @@ def write_receipt(
         timecosts: What it took.
     """
     sampling = plan.sampling
-    fields: dict[str, object] = {
+    fields: dict[str, Any] = {
         "request_id": plan.request_id,
         "variant_index": variant_index,
         "seed": plan.seeds[variant_index],
@@ -91,7 +92,7 @@ def _short(name: str, prefix: str) -> str:
     return name.removeprefix(prefix).lower()
 
 
-def _stage(description: stage_pb2.DescribeResponse) -> Mapping[str, object]:
+def _stage(description: stage_pb2.DescribeResponse) -> dict[str, Any]:
     return {
         "model_digest": description.model_digest,
         "dtype": description.dtype,

@@ -1,9 +1,12 @@
 """The three stages as the pipeline calls them, wherever they run: which call goes where, and what is tried twice."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
+
+import grpc.aio
 
 from acestep_rpc.channels import RemoteStub, connect
 from acestep_rpc.errors import StageUnavailable
@@ -44,9 +47,11 @@ class Stages:
 
     async def describe(self, deadline: float | None) -> list[stage_pb2.DescribeResponse]:
         """What the encoder, the diffusion and the vae stage are."""
-        request = stage_pb2.DescribeRequest()
-        calls = [_twice(lambda stub=stub: stub.Describe(request, timeout=_timeout(deadline))) for stub in self._describers]
-        return [await call for call in calls]
+        return list(await asyncio.gather(*(self._describe(stub, deadline) for stub in self._describers)))
+
+    async def _describe(self, stub: Any, deadline: float | None) -> stage_pb2.DescribeResponse:
+        response: stage_pb2.DescribeResponse = await _twice(lambda: stub.Describe(stage_pb2.DescribeRequest(), timeout=_timeout(deadline)))
+        return response
 
     async def encode(self, request: encoder_pb2.EncodePromptRequest, deadline: float | None) -> encoder_pb2.EncodePromptResponse:
         """Encode a prompt; tried twice."""
@@ -89,19 +94,20 @@ def connect_stages(encoder: str, diffusion: str, vae: str) -> Stages:
         diffusion: Target.
         vae: Target.
     """
-    targets = (encoder, diffusion, vae)
-    channels = [connect(target) for target in targets]
-    stubs = (encoder_pb2_grpc.EncoderServiceStub, diffusion_pb2_grpc.DiffusionServiceStub, vae_pb2_grpc.VaeServiceStub)
+    channels = {target: connect(target) for target in (encoder, diffusion, vae)}
+
+    def stub(stub_class: Callable[[grpc.aio.Channel], Any], target: str) -> RemoteStub:
+        return RemoteStub(stub_class, channels[target], target)
 
     async def close() -> None:
-        for channel in channels:
+        for channel in channels.values():
             await channel.close()
 
     return Stages(
-        *(RemoteStub(stub, channel, target) for stub, channel, target in zip(stubs, channels, targets, strict=True)),
-        describers=[
-            RemoteStub(stage_pb2_grpc.StageServiceStub, channel, target) for channel, target in zip(channels, targets, strict=True)
-        ],
+        encoder=stub(encoder_pb2_grpc.EncoderServiceStub, encoder),
+        diffusion=stub(diffusion_pb2_grpc.DiffusionServiceStub, diffusion),
+        vae=stub(vae_pb2_grpc.VaeServiceStub, vae),
+        describers=[stub(stage_pb2_grpc.StageServiceStub, target) for target in (encoder, diffusion, vae)],
         close=close,
     )
 
