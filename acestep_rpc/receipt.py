@@ -1,4 +1,4 @@
-"""The text form of a receipt: the same beside the file, inside it and on the screen."""
+"""Receipts as plain data: the same beside the file, inside it and on the screen."""
 
 import json
 from typing import Any
@@ -13,8 +13,8 @@ def to_dict(receipt: struct_pb2.Struct) -> dict[str, Any]:
 
 
 def to_json(receipt: struct_pb2.Struct) -> str:
-    """One line of JSON."""
-    return json.dumps(to_dict(receipt), ensure_ascii=False, separators=(",", ":"))
+    """One line of JSON in ASCII: tags of audio files, ID3 foremost, are read under more than one encoding."""
+    return json.dumps(to_dict(receipt), separators=(",", ":"))
 
 
 def _whole(value: Any) -> Any:

@@ -32,7 +32,7 @@ class AudioWriter(Protocol):
         """Take the next samples [2, S]; returns the bytes of the file that are ready, maybe none."""
 
     def close(self, receipt: str) -> bytes:
-        """End the file with the receipt inside; returns its last bytes, at least one."""
+        """End the file with the receipt, ASCII, inside; returns its last bytes, at least one."""
 
 
 def open_writer(audio_format: music_pb2.AudioFormat, sample_rate: int, total_samples: int, max_receipt_bytes: int) -> AudioWriter:
@@ -42,7 +42,7 @@ def open_writer(audio_format: music_pb2.AudioFormat, sample_rate: int, total_sam
         audio_format: Never unspecified.
         sample_rate: In Hz.
         total_samples: Samples per channel that will be written.
-        max_receipt_bytes: No receipt will be longer, in UTF-8.
+        max_receipt_bytes: No receipt will be longer.
     """
     if audio_format in _SAMPLES:
         return WavWriter(_SAMPLES[audio_format], sample_rate, total_samples, max_receipt_bytes)
@@ -135,7 +135,7 @@ class WavWriter:
     def close(self, receipt: str) -> bytes:
         """See AudioWriter."""
         assert self._samples_left == 0, f"{self._samples_left} samples are missing"
-        text = receipt.encode()
+        text = receipt.encode("ascii")
         assert len(text) < self._comment_bytes, "the receipt is longer than announced"
         header, self._header = self._header, b""
         return header + _chunk(b"LIST", b"INFO" + _chunk(b"ICMT", text.ljust(self._comment_bytes, b"\0")))
@@ -202,7 +202,7 @@ class SoundFileWriter:
             format=container.container,
             compression_level=container.compression_level,
         ) as output:
-            if len(receipt.encode()) <= container.max_comment_bytes:
+            if len(receipt) <= container.max_comment_bytes:
                 output.comment = receipt
             for waveform in self._pieces:
                 if container.subtype == "PCM_24":

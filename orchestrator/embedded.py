@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import diffusion_svc.servicer
+import diffusion_svc.settings
 import encoder_svc.servicer
 import encoder_svc.settings
 import vae_svc.servicer
 import vae_svc.settings
-
-import diffusion_svc.servicer
-import diffusion_svc.settings
 from acestep_rpc.inprocess import InProcessStub
 from orchestrator.stages import Stages
 

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 
 from acestep_rpc.errors import InvalidRequest, StageError
 from acestep_rpc.telemetry import REAL_TIME_FACTOR, STAGE_SECONDS, log, request_id
@@ -15,7 +15,7 @@ from orchestrator.song_file import SongFile
 from orchestrator.stages import Stages
 
 
-async def generate(plan: Plan, stages: Stages, deadline: float | None) -> AsyncIterator[music_pb2.GenerateEvent]:
+async def generate(plan: Plan, stages: Stages, deadline: float | None) -> AsyncGenerator[music_pb2.GenerateEvent, None]:
     """Make the songs of a plan.
 
     Closing the iterator, or cancelling the task that waits for it, cancels the stage's call that is under way.

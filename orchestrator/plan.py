@@ -4,6 +4,8 @@ import random
 import unicodedata
 from dataclasses import dataclass
 
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+
 from acestep_rpc.errors import InvalidRequest, Unimplemented
 from acestep_rpc.telemetry import is_request_id
 from acestep_rpc.v1 import encoder_pb2, music_pb2, sampling_pb2
@@ -140,11 +142,6 @@ def is_guided(sampling: sampling_pb2.SamplingParams) -> bool:
     return sampling.guidance_scale not in (0.0, 1.0)
 
 
-def has_double_condition(sampling: sampling_pb2.SamplingParams) -> bool:
-    """Whether tags and lyrics are guided apart, in place of cfg_type."""
-    return is_guided(sampling) and sampling.guidance_scale_text > 1 and sampling.guidance_scale_lyric > 1
-
-
 class _Problems:
     """Collects violations; each check returns a value to go on with."""
 
@@ -182,7 +179,7 @@ class _Problems:
             self.add(field, "".join(controls), "no control characters but tab and line breaks")
         return text
 
-    def enum(self, field: str, value: int, kind: type[encoder_pb2.LineErrorPolicy | encoder_pb2.LyricRules | music_pb2.Priority]) -> None:
+    def enum(self, field: str, value: int, kind: EnumTypeWrapper) -> None:
         if value not in kind.values():
             self.add(field, value, ", ".join(kind.keys()))
 

@@ -3,7 +3,8 @@
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from typing import Any
 
 import grpc.aio
 
@@ -27,8 +28,8 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
         self._seed_source = random.SystemRandom()
 
     async def Generate(
-        self, request: music_pb2.GenerateRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[music_pb2.GenerateEvent]:
+        self, request: music_pb2.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncGenerator[music_pb2.GenerateEvent, None]:
         """Plan, then run the pipeline for as long as the caller listens."""
         planned = plan.plan(request, self._seed_source, telemetry.request_id.get())
         telemetry.request_id.set(planned.request_id)  # from here on, in this call's task and in the stages
@@ -37,7 +38,7 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
                 yield event
 
     async def GetCapabilities(
-        self, request: music_pb2.GetCapabilitiesRequest, context: grpc.aio.ServicerContext
+        self, request: music_pb2.GetCapabilitiesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> music_pb2.GetCapabilitiesResponse:
         """What plan accepts and what the stages say of themselves."""
         descriptions = await self._stages.describe(_deadline(context))
@@ -69,7 +70,7 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
         )
 
 
-def _deadline(context: grpc.aio.ServicerContext) -> float | None:
+def _deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float | None:
     remaining: float | None = context.time_remaining()
     return None if remaining is None else time.monotonic() + remaining
 

@@ -59,7 +59,7 @@ class SongFile:
         waveform = read_waveform(piece)
         if self._writer is None:
             self.total_samples = piece.total_samples
-            room = len(to_json(self._write_receipt()).encode()) + TEXT_ROOM_BYTES
+            room = len(to_json(self._write_receipt())) + TEXT_ROOM_BYTES
             self._writer = open_writer(self._plan.audio_format, self._plan.sample_rate, self.total_samples, room)
         end = self.num_samples + waveform.shape[1]
         expected = (self.num_samples, self.total_samples, self._plan.sample_rate)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import grpc.aio
@@ -58,12 +58,14 @@ class Stages:
         response: encoder_pb2.EncodePromptResponse = await _twice(lambda: self._encoder.EncodePrompt(request, timeout=_timeout(deadline)))
         return response
 
-    def sample(self, request: diffusion_pb2.SampleRequest, deadline: float | None) -> AsyncIterator[diffusion_pb2.SampleResponse]:
+    def sample(self, request: diffusion_pb2.SampleRequest, deadline: float | None) -> AsyncGenerator[diffusion_pb2.SampleResponse, None]:
         """Sample latents; tried once, for it is most of the work. Close the iterator to cancel."""
-        responses: AsyncIterator[diffusion_pb2.SampleResponse] = self._diffusion.Sample(request, timeout=_timeout(deadline))
+        responses: AsyncGenerator[diffusion_pb2.SampleResponse, None] = self._diffusion.Sample(request, timeout=_timeout(deadline))
         return responses
 
-    async def decode(self, request: vae_pb2.DecodeLatentsRequest, deadline: float | None) -> AsyncIterator[vae_pb2.DecodeLatentsResponse]:
+    async def decode(
+        self, request: vae_pb2.DecodeLatentsRequest, deadline: float | None
+    ) -> AsyncGenerator[vae_pb2.DecodeLatentsResponse, None]:
         """Decode latents piece by piece; a second try goes on where the first one broke off. Close the iterator to cancel."""
         next_sample = 0
         for attempt in (1, 2):
