@@ -88,18 +88,19 @@ class Stages:
             await self._close()
 
 
-def connect_stages(encoder: str, diffusion: str, vae: str) -> Stages:
+def connect_stages(encoder: str, diffusion: str, vae: str, ready_seconds: float = 5.0) -> Stages:
     """Stages behind a network.
 
     Args:
         encoder: Target, as "127.0.0.1:50051"; so are the others.
         diffusion: Target.
         vae: Target.
+        ready_seconds: How long each try of a call waits for a stage that is away, as while it restarts.
     """
     channels = {target: connect(target) for target in (encoder, diffusion, vae)}
 
     def stub(stub_class: Callable[[grpc.aio.Channel], Any], target: str) -> RemoteStub:
-        return RemoteStub(stub_class, channels[target], target)
+        return RemoteStub(stub_class, channels[target], target, ready_seconds)
 
     async def close() -> None:
         for channel in channels.values():
