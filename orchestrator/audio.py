@@ -1,0 +1,212 @@
+"""Waveforms to audio files, piece by piece, with the receipt inside. Knows formats and samples, not where they come from.
+
+    wav                       header, samples as they come, LIST/INFO/ICMT chunk with the receipt: sizes are known before the first sample
+    flac, mp3, ogg            written by libsndfile when all samples are there; the receipt is the comment
+
+S samples.
+"""
+
+import io
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from acestep_rpc.errors import StageError
+from acestep_rpc.v1 import music_pb2, tensor_pb2, vae_pb2
+
+Waveform = npt.NDArray[np.float32]
+"""[2, S] float32, full scale -1 to 1."""
+
+CHANNELS = 2
+
+
+class AudioWriter(Protocol):
+    """One file in the making."""
+
+    def write(self, waveform: Waveform) -> bytes:
+        """Take the next samples [2, S]; returns the bytes of the file that are ready, maybe none."""
+
+    def close(self, receipt: str) -> bytes:
+        """End the file with the receipt, ASCII, inside; returns its last bytes, at least one."""
+
+
+def open_writer(audio_format: music_pb2.AudioFormat, sample_rate: int, total_samples: int, max_receipt_bytes: int) -> AudioWriter:
+    """Begin a file.
+
+    Args:
+        audio_format: Never unspecified.
+        sample_rate: In Hz.
+        total_samples: Samples per channel that will be written.
+        max_receipt_bytes: No receipt will be longer.
+    """
+    if audio_format in _SAMPLES:
+        return WavWriter(_SAMPLES[audio_format], sample_rate, total_samples, max_receipt_bytes)
+    return SoundFileWriter(_CONTAINERS[audio_format], sample_rate)
+
+
+def read_waveform(message: vae_pb2.DecodeLatentsResponse) -> Waveform:
+    """The samples of a piece that the vae stage decoded.
+
+    Raises:
+        StageError: They are no finite float32 [2, S]: such a song is an error, never silence.
+    """
+    tensor = message.waveform
+    shape = tuple(tensor.shape)
+    if tensor.data_type != tensor_pb2.DATA_TYPE_FLOAT32 or len(shape) != 2 or shape[0] != CHANNELS or len(tensor.data) != 8 * shape[1]:
+        raise StageError(f"the vae stage sent a waveform of type {tensor.data_type}, shape {list(shape)} and {len(tensor.data)} bytes")
+    waveform = np.frombuffer(tensor.data, dtype="<f4").reshape(shape)
+    if not np.isfinite(waveform).all():
+        raise StageError("the vae stage sent a waveform with values that are not finite")
+    return waveform
+
+
+def _to_integers(waveform: Waveform, bits: int) -> npt.NDArray[np.int32]:
+    """Round to signed integers; what exceeds full scale is clipped, never wrapped."""
+    full_scale = 2 ** (bits - 1)
+    rounded = np.rint(waveform.astype(np.float64) * full_scale)
+    integers: npt.NDArray[np.int32] = np.clip(rounded, -full_scale, full_scale - 1).astype(np.int32)
+    return integers
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """How a WAV file holds samples.
+
+    Args:
+        format_tag: 1 integers, 3 IEEE floats.
+        bits: Of one sample.
+        to_bytes: [S, 2] interleaved.
+    """
+
+    format_tag: int
+    bits: int
+    to_bytes: Callable[[Waveform], bytes]
+
+
+def _pcm24_bytes(waveform: Waveform) -> bytes:
+    low_bytes_first = np.ascontiguousarray(_to_integers(waveform, 24).T, dtype="<i4").view(np.uint8).reshape(-1, 4)
+    return low_bytes_first[:, :3].tobytes()
+
+
+_SAMPLES = {
+    music_pb2.AUDIO_FORMAT_WAV_PCM16: _Samples(1, 16, lambda waveform: _to_integers(waveform, 16).T.astype("<i2").tobytes()),
+    music_pb2.AUDIO_FORMAT_WAV_PCM24: _Samples(1, 24, _pcm24_bytes),
+    music_pb2.AUDIO_FORMAT_WAV_FLOAT32: _Samples(3, 32, lambda waveform: waveform.T.astype("<f4").tobytes()),
+}
+
+
+class WavWriter:
+    """RIFF WAVE whose header is right from the first byte.
+
+    Args:
+        samples: How samples are held.
+        sample_rate: In Hz.
+        total_samples: Per channel.
+        max_receipt_bytes: Room for the receipt; what it leaves is filled with NULs, which end the text.
+    """
+
+    def __init__(self, samples: _Samples, sample_rate: int, total_samples: int, max_receipt_bytes: int) -> None:
+        self._samples = samples
+        self._samples_left = total_samples
+        self._comment_bytes = (max_receipt_bytes + 2) // 2 * 2  # one NUL at least, and an even size as RIFF wants it
+        frame_bytes = CHANNELS * samples.bits // 8  # even, so the data chunk never needs a pad byte
+        layout = struct.pack("<HHIIHH", samples.format_tag, CHANNELS, sample_rate, sample_rate * frame_bytes, frame_bytes, samples.bits)
+        if samples.format_tag == 1:
+            chunks = _chunk(b"fmt ", layout)
+        else:  # other formats state the size of an extension and the number of samples
+            chunks = _chunk(b"fmt ", layout + struct.pack("<H", 0)) + _chunk(b"fact", struct.pack("<I", total_samples))
+        data_bytes = total_samples * frame_bytes
+        list_bytes = 8 + 4 + 8 + self._comment_bytes
+        riff_bytes = 4 + len(chunks) + 8 + data_bytes + list_bytes
+        self._header = struct.pack("<4sI4s", b"RIFF", riff_bytes, b"WAVE") + chunks + struct.pack("<4sI", b"data", data_bytes)
+
+    def write(self, waveform: Waveform) -> bytes:
+        """See AudioWriter."""
+        self._samples_left -= waveform.shape[1]
+        assert self._samples_left >= 0, "more samples than announced"
+        header, self._header = self._header, b""
+        return header + self._samples.to_bytes(waveform)
+
+    def close(self, receipt: str) -> bytes:
+        """See AudioWriter."""
+        assert self._samples_left == 0, f"{self._samples_left} samples are missing"
+        text = receipt.encode("ascii")
+        assert len(text) < self._comment_bytes, "the receipt is longer than announced"
+        header, self._header = self._header, b""
+        return header + _chunk(b"LIST", b"INFO" + _chunk(b"ICMT", text.ljust(self._comment_bytes, b"\0")))
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    assert len(content) % 2 == 0, "no chunk of ours is of odd size"
+    return struct.pack("<4sI", name, len(content)) + content
+
+
+@dataclass(frozen=True)
+class _Container:
+    """What libsndfile is asked for.
+
+    Args:
+        container: Major format.
+        subtype: Encoding of the samples.
+        compression_level: 0 (largest) to 1. The lossy ones make 200 to 250 kbit/s of dense music: no difference to be heard.
+        max_comment_bytes: Longest comment that is written.
+    """
+
+    container: str
+    subtype: str
+    compression_level: float
+    max_comment_bytes: int = 1 << 20
+
+
+_CONTAINERS = {
+    music_pb2.AUDIO_FORMAT_FLAC: _Container("FLAC", "PCM_24", 0.5),
+    music_pb2.AUDIO_FORMAT_MP3: _Container("MP3", "MPEG_LAYER_III", 0.1),
+    music_pb2.AUDIO_FORMAT_OGG_VORBIS: _Container("OGG", "VORBIS", 0.2),
+    # libsndfile cannot open opus files again whose comment fills an Ogg page, some 60 kB
+    music_pb2.AUDIO_FORMAT_OGG_OPUS: _Container("OGG", "OPUS", 0.6, max_comment_bytes=48_000),
+}
+
+
+class SoundFileWriter:
+    """A file that libsndfile writes at the end, because a comment must come before the first sample.
+
+    Args:
+        container: What to write.
+        sample_rate: In Hz.
+    """
+
+    def __init__(self, container: _Container, sample_rate: int) -> None:
+        self._container = container
+        self._sample_rate = sample_rate
+        self._pieces: list[Waveform] = []
+
+    def write(self, waveform: Waveform) -> bytes:
+        """See AudioWriter."""
+        self._pieces.append(waveform)
+        return b""
+
+    def close(self, receipt: str) -> bytes:
+        """See AudioWriter. A receipt that the format cannot hold stays out of the file."""
+        file, container = io.BytesIO(), self._container
+        with soundfile.SoundFile(
+            file,
+            "w",
+            self._sample_rate,
+            CHANNELS,
+            container.subtype,
+            format=container.container,
+            compression_level=container.compression_level,
+        ) as output:
+            if len(receipt) <= container.max_comment_bytes:
+                output.comment = receipt
+            for waveform in self._pieces:
+                if container.subtype == "PCM_24":
+                    output.write(_to_integers(waveform, 24).T << 8)  # libsndfile takes the upper 24 bits; its own conversion wraps
+                else:
+                    output.write(np.clip(waveform, -1.0, 1.0).T)
+        return file.getvalue()

@@ -1,0 +1,190 @@
+"""The way of a request: encode, sample, decode, deliver. Written once, for stages in this process and behind a network."""
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import AsyncGenerator, Iterator
+
+from acestep_rpc.errors import InvalidRequest, StageError
+from acestep_rpc.telemetry import REAL_TIME_FACTOR, STAGE_SECONDS, log, request_id
+from acestep_rpc.v1 import diffusion_pb2, encoder_pb2, music_pb2, tensor_pb2, vae_pb2
+from orchestrator.plan import Plan
+from orchestrator.song_file import SongFile
+from orchestrator.stages import Stages
+
+
+async def generate(plan: Plan, stages: Stages, deadline: float | None) -> AsyncGenerator[music_pb2.GenerateEvent, None]:
+    """Make the songs of a plan.
+
+    Closing the iterator, or cancelling the task that waits for it, cancels the stage's call that is under way.
+
+    Args:
+        plan: From `plan`.
+        stages: Who does the work.
+        deadline: A time.monotonic(): each stage gets what the ones before it have left. None: as long as it takes.
+    Yields:
+        accepted, progress and audio chunks, completed.
+    Raises:
+        AcestepError: From a stage, or StageError for a result that is no song.
+    """
+    events = _Events(plan.request_id)
+    clock = _Clock()
+    yield events.stamp(accepted=music_pb2.Accepted(seeds=plan.seeds, duration_seconds=plan.duration_seconds))
+    yield events.progress(music_pb2.STAGE_QUEUED, 0, 1)
+    descriptions = await stages.describe(deadline)  # a stage that is away shows now, not after minutes of sampling
+    clock.lap("queued")
+
+    yield events.progress(music_pb2.STAGE_ENCODE, 0, 1)
+    encoded = await _encode(plan, stages, deadline)
+    preprocess_seconds = clock.lap("encode")
+    yield events.progress(music_pb2.STAGE_ENCODE, 1, 1, 0.0)
+
+    latents: list[tensor_pb2.Tensor] = []
+    pace = _Pace()
+    with _internal("diffusion"):
+        async with contextlib.aclosing(stages.sample(_sample_request(plan, encoded.conditioning), deadline)) as responses:
+            async for response in responses:
+                step, total = response.progress.step, response.progress.total_steps
+                if response.WhichOneof("event") == "progress":
+                    yield events.progress(music_pb2.STAGE_SAMPLE, step, total, pace.seconds_left(step, total))
+                else:
+                    latents = list(response.result.latents)
+    if len(latents) != len(plan.seeds):
+        raise StageError(f"the diffusion stage sent latents of {len(latents)} songs for {len(plan.seeds)} seeds")
+    diffusion_seconds = clock.lap("sample")
+
+    songs = []
+    pace = _Pace()
+    for variant_index, variant_latents in enumerate(latents):
+        file = SongFile(plan, variant_index, descriptions, preprocess_seconds, diffusion_seconds)
+        request = vae_pb2.DecodeLatentsRequest(latents=variant_latents, sample_rate=plan.sample_rate)
+        with _internal("vae"):
+            async with contextlib.aclosing(stages.decode(request, deadline)) as pieces:
+                async for piece in pieces:
+                    for chunk in await asyncio.to_thread(file.add, piece):
+                        yield events.stamp(audio_chunk=chunk)
+                    step, total = _decoded_seconds(variant_index, len(latents), file, plan.sample_rate)
+                    yield events.progress(music_pb2.STAGE_DECODE, step, total, pace.seconds_left(step, total))
+        for chunk in await asyncio.to_thread(file.finish):
+            yield events.stamp(audio_chunk=chunk)
+        songs.append(file.song())
+        clock.lap("decode")
+
+    audio_seconds = sum(song.duration_seconds for song in songs)
+    REAL_TIME_FACTOR.labels("orchestrator").observe(audio_seconds / clock.total())
+    log("generated", songs=len(songs), audio_seconds=audio_seconds, seconds=round(clock.total(), 3))
+    yield events.stamp(completed=music_pb2.GenerateResult(songs=songs, warnings=_warnings(encoded), lyric_lines=encoded.lines))
+
+
+async def _encode(plan: Plan, stages: Stages, deadline: float | None) -> encoder_pb2.EncodePromptResponse:
+    request = encoder_pb2.EncodePromptRequest(
+        tags=plan.tags, lyrics=plan.lyrics, lyric_options=plan.lyric_options, null_condition=plan.null_condition
+    )
+    try:
+        return await stages.encode(request, deadline)
+    except InvalidRequest as error:  # the caller's texts: the field names are to be those of the caller's message
+        fields = [(field if field.startswith("prompt.") else f"prompt.{field}", text) for field, text in error.violations]
+        raise InvalidRequest.from_violations(fields) from error
+
+
+def _sample_request(plan: Plan, conditioning: encoder_pb2.Conditioning) -> diffusion_pb2.SampleRequest:
+    return diffusion_pb2.SampleRequest(
+        conditioning=conditioning,
+        params=plan.sampling,
+        seeds=plan.seeds,
+        text_to_music=diffusion_pb2.TextToMusicSampling(duration_seconds=plan.duration_seconds),
+    )
+
+
+@contextlib.contextmanager
+def _internal(stage: str) -> Iterator[None]:
+    """What this stage refuses is not the caller's doing."""
+    try:
+        yield
+    except InvalidRequest as error:
+        log("stage_refused", level=logging.ERROR, stage=stage, error=str(error))
+        raise StageError(f"internal error in request {request_id.get()}") from error
+
+
+def _decoded_seconds(variant_index: int, num_variants: int, file: SongFile, sample_rate: int) -> tuple[int, int]:
+    """Seconds of audio done and in all, of all variants; whole ones, for they are the steps of decoding."""
+    done, total = variant_index * file.total_samples + file.num_samples, num_variants * file.total_samples
+    steps = math.ceil(total / sample_rate)
+    return (steps if done == total else done // sample_rate), steps
+
+
+def _warnings(encoded: encoder_pb2.EncodePromptResponse) -> list[str]:
+    warnings = []
+    for line in encoded.lines:
+        warnings += [f"line {line.line_number}: {warning}" for warning in line.warnings]
+        if line.unknown_characters:
+            warnings.append(f"line {line.line_number}: the model does not know {' '.join(line.unknown_characters)}")
+    return warnings
+
+
+class _Events:
+    """Numbers, names and dates the events of one request."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._sequence = 0
+
+    def stamp(
+        self,
+        accepted: music_pb2.Accepted | None = None,
+        progress: music_pb2.Progress | None = None,
+        audio_chunk: music_pb2.AudioChunk | None = None,
+        completed: music_pb2.GenerateResult | None = None,
+    ) -> music_pb2.GenerateEvent:
+        self._sequence += 1
+        event = music_pb2.GenerateEvent(
+            sequence=self._sequence,
+            request_id=self._name,
+            accepted=accepted,
+            progress=progress,
+            audio_chunk=audio_chunk,
+            completed=completed,
+        )
+        event.time.GetCurrentTime()
+        return event
+
+    def progress(self, stage: music_pb2.Stage, step: int, total: int, seconds_left: float | None = None) -> music_pb2.GenerateEvent:
+        progress = music_pb2.Progress(stage=stage, step=step, total=total)
+        if seconds_left is not None:
+            progress.eta.FromMilliseconds(round(seconds_left * 1000))
+        return self.stamp(progress=progress)
+
+
+class _Clock:
+    """Time of the request's way, lap by lap."""
+
+    def __init__(self) -> None:
+        self._start = self._lap = time.monotonic()
+
+    def lap(self, stage: str) -> float:
+        """Seconds since the last lap, counted under the stage's name."""
+        now = time.monotonic()
+        seconds, self._lap = now - self._lap, now
+        STAGE_SECONDS.labels(f"orchestrator_{stage}").observe(seconds)
+        return seconds
+
+    def total(self) -> float:
+        return time.monotonic() - self._start
+
+
+class _Pace:
+    """Predicts the end of a stage from its own pace, without the wait before its first step."""
+
+    def __init__(self) -> None:
+        self._since, self._steps = time.monotonic(), 0
+        self._seconds_per_step = 0.0
+
+    def seconds_left(self, step: int, total: int) -> float:
+        now = time.monotonic()
+        if step > self._steps:
+            self._seconds_per_step = (now - self._since) / (step - self._steps)
+        if self._steps == 0:
+            self._since, self._steps = now, step
+        return self._seconds_per_step * (total - step)

@@ -1,0 +1,288 @@
+"""A request becomes a plan: every default, every limit and every seed. Pure: the one source of what the server accepts and publishes."""
+
+import random
+import unicodedata
+from dataclasses import dataclass
+
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+
+from acestep_rpc.errors import InvalidRequest, Unimplemented
+from acestep_rpc.telemetry import is_request_id
+from acestep_rpc.v1 import encoder_pb2, music_pb2, sampling_pb2
+
+MAX_TAGS_CHARACTERS = 4096
+MAX_LYRICS_CHARACTERS = 65536
+MAX_OSS_STEPS = 200
+MAX_ADAPTERS = 8
+MAX_NAME_CHARACTERS = 128
+SAMPLE_RATES = (44100, 48000)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Range of a numeric parameter, both ends allowed, and its value when unset (None: it has none)."""
+
+    minimum: float
+    maximum: float
+    default: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.minimum:.10g} to {self.maximum:.10g}"
+
+
+LIMITS = {
+    "text_to_music.duration_seconds": Limit(1, 240, 60),
+    "num_variants": Limit(1, 16, 1),
+    "seeds": Limit(0, 2**32 - 1),
+    "sampling.infer_step": Limit(1, 200, 60),
+    "sampling.guidance_scale": Limit(0, 200, 15),
+    "sampling.omega_scale": Limit(-100, 100, 10),
+    "sampling.guidance_interval": Limit(0, 1, 0.5),
+    "sampling.guidance_interval_decay": Limit(0, 1, 0),
+    "sampling.min_guidance_scale": Limit(0, 200, 3),
+    "sampling.guidance_scale_text": Limit(0, 10, 0),
+    "sampling.guidance_scale_lyric": Limit(0, 10, 0),
+    "sampling.oss_steps": Limit(1, 1000),
+    "output.sample_rate": Limit(SAMPLE_RATES[0], SAMPLE_RATES[-1], SAMPLE_RATES[-1]),
+    "adapters.scale": Limit(-3, 3, 1),
+}
+"""By path in GenerateRequest; a repeated field's limit is that of each element."""
+
+_SWITCHES = {"use_erg_tag": True, "use_erg_lyric": True, "use_erg_diffusion": True}
+_TASK = "text_to_music"
+
+TASKS = (_TASK,)
+SCHEDULER_TYPES = (sampling_pb2.SCHEDULER_TYPE_EULER, sampling_pb2.SCHEDULER_TYPE_HEUN, sampling_pb2.SCHEDULER_TYPE_PINGPONG)
+CFG_TYPES = (sampling_pb2.CFG_TYPE_APG, sampling_pb2.CFG_TYPE_CFG, sampling_pb2.CFG_TYPE_CFG_STAR)
+FORMATS = (
+    music_pb2.AUDIO_FORMAT_WAV_PCM16,
+    music_pb2.AUDIO_FORMAT_WAV_PCM24,
+    music_pb2.AUDIO_FORMAT_WAV_FLOAT32,
+    music_pb2.AUDIO_FORMAT_FLAC,
+    music_pb2.AUDIO_FORMAT_MP3,
+    music_pb2.AUDIO_FORMAT_OGG_VORBIS,
+    music_pb2.AUDIO_FORMAT_OGG_OPUS,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request with nothing left to decide.
+
+    Args:
+        request_id: Name of the request.
+        tags: Line breaks are line feeds.
+        lyrics: Line breaks are line feeds.
+        lyric_options: As sent.
+        null_condition: What the encoder prepares for the guidance.
+        sampling: Every field set.
+        duration_seconds: Length asked for.
+        seeds: One per variant.
+        audio_format: Never unspecified.
+        sample_rate: In Hz.
+    """
+
+    request_id: str
+    tags: str
+    lyrics: str
+    lyric_options: encoder_pb2.LyricOptions
+    null_condition: encoder_pb2.NullCondition
+    sampling: sampling_pb2.SamplingParams
+    duration_seconds: float
+    seeds: tuple[int, ...]
+    audio_format: music_pb2.AudioFormat
+    sample_rate: int
+
+
+def plan(request: music_pb2.GenerateRequest, seed_source: random.Random, request_id: str) -> Plan:
+    """Check a request, fill its defaults, draw the seeds that it leaves open.
+
+    Args:
+        request: As it came.
+        seed_source: Where seeds come from; random.SystemRandom() on a server.
+        request_id: Name for the request if it brings none.
+    Raises:
+        InvalidRequest: With every violation, not just the first.
+        Unimplemented: The contract has it, this version has not.
+    """
+    problems = _Problems()
+    tags = problems.text("prompt.tags", request.prompt.tags, MAX_TAGS_CHARACTERS)
+    lyrics = problems.text("prompt.lyrics", request.prompt.lyrics, MAX_LYRICS_CHARACTERS)
+    if not tags.strip() and not lyrics.strip():
+        problems.add("prompt", "", "tags, lyrics or both")
+    problems.enum("prompt.lyric_options.on_line_error", request.prompt.lyric_options.on_line_error, encoder_pb2.LineErrorPolicy)
+    problems.enum("prompt.lyric_options.lyric_rules", request.prompt.lyric_options.lyric_rules, encoder_pb2.LyricRules)
+    problems.enum("priority", request.priority, music_pb2.Priority)
+    if request.request_id and not is_request_id(request.request_id):
+        problems.add("request_id", request.request_id, f"1 to {MAX_NAME_CHARACTERS} characters of [A-Za-z0-9._-]")
+    sampling = _sampling(request.sampling, problems)
+    duration = request.text_to_music.duration_seconds if request.text_to_music.HasField("duration_seconds") else None
+    duration = problems.number("text_to_music.duration_seconds", duration)
+    seeds = _seeds(request, seed_source, problems)
+    audio_format, sample_rate = _output(request.output, problems)
+    _check_adapters(request, problems)
+    problems.raise_if_any()
+    _refuse_what_is_not_built(request)
+    return Plan(
+        request_id=request.request_id or request_id,
+        tags=tags,
+        lyrics=lyrics,
+        lyric_options=request.prompt.lyric_options,
+        null_condition=_null_condition(sampling),
+        sampling=sampling,
+        duration_seconds=duration,
+        seeds=seeds,
+        audio_format=audio_format,
+        sample_rate=sample_rate,
+    )
+
+
+def is_guided(sampling: sampling_pb2.SamplingParams) -> bool:
+    """Whether there is a null branch: guidance_scale 0 and 1 switch guidance off, under double condition too."""
+    return sampling.guidance_scale not in (0.0, 1.0)
+
+
+class _Problems:
+    """Collects violations; each check returns a value to go on with."""
+
+    def __init__(self) -> None:
+        self._violations: list[tuple[str, str]] = []
+
+    def add(self, field: str, value: object, allowed: str) -> None:
+        self._violations += InvalidRequest(field, value, allowed).violations
+
+    def raise_if_any(self) -> None:
+        if self._violations:
+            raise InvalidRequest.from_violations(self._violations)
+
+    def number(self, field: str, value: float | None) -> float:
+        limit = LIMITS[field]
+        if value is None:
+            assert limit.default is not None
+            return limit.default
+        if not limit.minimum <= value <= limit.maximum:  # NaN is in no range
+            self.add(field, value, str(limit))
+        return value
+
+    def each(self, field: str, values: list[int]) -> None:
+        limit = LIMITS[field]
+        for index, value in enumerate(values):
+            if not limit.minimum <= value <= limit.maximum:
+                self.add(f"{field}[{index}]", value, str(limit))
+
+    def text(self, field: str, text: str, max_characters: int) -> str:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        if len(text) > max_characters:
+            self.add(field, f"{len(text)} characters", f"at most {max_characters} characters")
+        controls = sorted({character for character in text if unicodedata.category(character) == "Cc"} - {"\n", "\t"})
+        if controls:
+            self.add(field, "".join(controls), "no control characters but tab and line breaks")
+        return text
+
+    def enum(self, field: str, value: int, kind: EnumTypeWrapper) -> None:
+        if value not in kind.values():
+            self.add(field, value, ", ".join(kind.keys()))
+
+
+def _sampling(given: sampling_pb2.SamplingParams, problems: _Problems) -> sampling_pb2.SamplingParams:
+    """Every field set."""
+    filled = sampling_pb2.SamplingParams(oss_steps=given.oss_steps)
+    for field in LIMITS:
+        name = field.removeprefix("sampling.")
+        if name == field or name == "oss_steps":
+            continue
+        number = problems.number(field, getattr(given, name) if given.HasField(name) else None)
+        setattr(filled, name, int(number) if name == "infer_step" else number)
+    for name, default in _SWITCHES.items():
+        setattr(filled, name, getattr(given, name) if given.HasField(name) else default)
+    filled.scheduler_type = given.scheduler_type or SCHEDULER_TYPES[0]
+    if filled.scheduler_type not in SCHEDULER_TYPES:
+        problems.add("sampling.scheduler_type", given.scheduler_type, ", ".join(sampling_pb2.SchedulerType.keys()))
+    filled.cfg_type = given.cfg_type or CFG_TYPES[0]
+    if filled.cfg_type not in CFG_TYPES:
+        problems.add("sampling.cfg_type", given.cfg_type, ", ".join(sampling_pb2.CfgType.keys()))
+    if filled.guidance_interval_decay > 0 and is_guided(filled) and filled.min_guidance_scale > filled.guidance_scale:
+        allowed = f"at most guidance_scale ({filled.guidance_scale:g}) with guidance_interval_decay above 0"
+        problems.add("sampling.min_guidance_scale", filled.min_guidance_scale, allowed)
+    _check_oss_steps(filled, problems)
+    return filled
+
+
+def _check_oss_steps(sampling: sampling_pb2.SamplingParams, problems: _Problems) -> None:
+    steps = list(sampling.oss_steps)
+    if not steps:
+        return
+    problems.each("sampling.oss_steps", steps)
+    if len(steps) > MAX_OSS_STEPS:
+        problems.add("sampling.oss_steps", f"{len(steps)} steps", f"at most {MAX_OSS_STEPS} steps")
+    if steps != sorted(set(steps)):
+        problems.add("sampling.oss_steps", steps, "steps in ascending order, none twice")
+    if sampling.scheduler_type == sampling_pb2.SCHEDULER_TYPE_HEUN:
+        problems.add("sampling.oss_steps", steps, "none with scheduler_type heun")
+
+
+def _seeds(request: music_pb2.GenerateRequest, seed_source: random.Random, problems: _Problems) -> tuple[int, ...]:
+    given = list(request.seeds)
+    limit = LIMITS["num_variants"]
+    problems.each("seeds", given)
+    if len(given) > limit.maximum:
+        problems.add("seeds", f"{len(given)} seeds", f"at most {limit.maximum}")
+        return ()
+    number = problems.number("num_variants", request.num_variants if request.HasField("num_variants") else max(len(given), 1))
+    if not limit.minimum <= number <= limit.maximum:
+        return ()
+    if len(given) > number:
+        problems.add("seeds", f"{len(given)} seeds", f"at most num_variants ({number}) seeds")
+    drawn = [seed_source.randrange(2**32) for _ in range(int(number) - len(given))]
+    return (*given, *drawn)
+
+
+def _output(output: music_pb2.OutputSpec, problems: _Problems) -> tuple[music_pb2.AudioFormat, int]:
+    audio_format = output.format or FORMATS[0]
+    if audio_format not in FORMATS:
+        problems.add("output.format", output.format, ", ".join(music_pb2.AudioFormat.keys()))
+    sample_rate = output.sample_rate if output.HasField("sample_rate") else SAMPLE_RATES[-1]
+    if sample_rate not in SAMPLE_RATES:
+        problems.add("output.sample_rate", sample_rate, " or ".join(map(str, SAMPLE_RATES)))
+    elif audio_format == music_pb2.AUDIO_FORMAT_OGG_OPUS and sample_rate != 48000:
+        problems.add("output.sample_rate", sample_rate, "48000 with AUDIO_FORMAT_OGG_OPUS")
+    return audio_format, sample_rate
+
+
+def _check_adapters(request: music_pb2.GenerateRequest, problems: _Problems) -> None:
+    names = [adapter.name for adapter in request.adapters]
+    if len(names) > MAX_ADAPTERS:
+        problems.add("adapters", f"{len(names)} adapters", f"at most {MAX_ADAPTERS}")
+    for index, adapter in enumerate(request.adapters):
+        if not 1 <= len(adapter.name) <= MAX_NAME_CHARACTERS:
+            problems.add(f"adapters[{index}].name", adapter.name, f"1 to {MAX_NAME_CHARACTERS} characters")
+        if adapter.name in names[:index]:
+            problems.add(f"adapters[{index}].name", adapter.name, "a name once")
+        limit = LIMITS["adapters.scale"]
+        if adapter.HasField("scale") and not limit.minimum <= adapter.scale <= limit.maximum:
+            problems.add(f"adapters[{index}].scale", adapter.scale, str(limit))
+
+
+def _refuse_what_is_not_built(request: music_pb2.GenerateRequest) -> None:
+    options = request.prompt.lyric_options
+    not_built = {
+        f"the task {request.WhichOneof('task')}": request.WhichOneof("task") not in (None, _TASK),
+        "adapters": bool(request.adapters),
+        "prompt.negative_tags": request.prompt.HasField("negative_tags"),
+        "prompt.lyric_options.on_line_error SKIP": options.on_line_error == encoder_pb2.LINE_ERROR_POLICY_SKIP,
+        "prompt.lyric_options.lyric_rules REVISED": options.lyric_rules == encoder_pb2.LYRIC_RULES_REVISED,
+        "prompt.lyric_options.tag_normalization": options.tag_normalization,
+        "output.preview": request.output.HasField("preview"),
+        "priority other than NORMAL": request.priority not in (music_pb2.PRIORITY_UNSPECIFIED, music_pb2.PRIORITY_NORMAL),
+    }
+    for what, asked in not_built.items():
+        if asked:
+            raise Unimplemented(f"{what}: not built yet", feature=what)
+
+
+def _null_condition(sampling: sampling_pb2.SamplingParams) -> encoder_pb2.NullCondition:
+    if not is_guided(sampling):
+        return encoder_pb2.NULL_CONDITION_UNSPECIFIED
+    if not sampling.use_erg_lyric:  # use_erg_tag alone has no effect
+        return encoder_pb2.NULL_CONDITION_ZEROS
+    return encoder_pb2.NULL_CONDITION_WEAKENED if sampling.use_erg_tag else encoder_pb2.NULL_CONDITION_WEAKENED_LYRICS

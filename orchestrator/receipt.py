@@ -1,0 +1,101 @@
+"""What made a song, so that it can be made again. Field names are those of the reference's parameter files where they have one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf import struct_pb2
+
+import acestep_rpc
+from acestep_rpc.v1 import music_pb2, sampling_pb2, stage_pb2
+from orchestrator.plan import Plan
+
+TEXT_ROOM_BYTES = 64
+"""How much longer a receipt's JSON may grow between its first version and its last: digits of a duration."""
+
+_EXTENSIONS = {
+    music_pb2.AUDIO_FORMAT_WAV_PCM16: "wav",
+    music_pb2.AUDIO_FORMAT_WAV_PCM24: "wav",
+    music_pb2.AUDIO_FORMAT_WAV_FLOAT32: "wav",
+    music_pb2.AUDIO_FORMAT_FLAC: "flac",
+    music_pb2.AUDIO_FORMAT_MP3: "mp3",
+    music_pb2.AUDIO_FORMAT_OGG_VORBIS: "ogg",
+    music_pb2.AUDIO_FORMAT_OGG_OPUS: "opus",
+}
+
+
+@dataclass(frozen=True)
+class Timecosts:
+    """Seconds: encoding, sampling (all variants together), decoding and writing (this variant)."""
+
+    preprocess: float
+    diffusion: float
+    latent2audio: float
+
+
+def write_receipt(
+    plan: Plan,
+    variant_index: int,
+    duration_seconds: float,
+    descriptions: Sequence[stage_pb2.DescribeResponse],
+    timecosts: Timecosts,
+) -> struct_pb2.Struct:
+    """The receipt of one song.
+
+    Args:
+        plan: What was made.
+        variant_index: Which song of it.
+        duration_seconds: Its exact length.
+        descriptions: Of the stages that made it.
+        timecosts: What it took.
+    """
+    sampling = plan.sampling
+    fields: dict[str, Any] = {
+        "request_id": plan.request_id,
+        "variant_index": variant_index,
+        "seed": plan.seeds[variant_index],
+        "actual_seeds": [plan.seeds[variant_index]],
+        "task": "text2music",
+        "prompt": plan.tags,
+        "lyrics": plan.lyrics,
+        "audio_duration": plan.duration_seconds,
+        "duration_seconds": duration_seconds,
+        "format": _EXTENSIONS[plan.audio_format],
+        "audio_format": _short(music_pb2.AudioFormat.Name(plan.audio_format), "AUDIO_FORMAT_"),
+        "sample_rate": plan.sample_rate,
+        "infer_step": sampling.infer_step,
+        "guidance_scale": sampling.guidance_scale,
+        "scheduler_type": _short(sampling_pb2.SchedulerType.Name(sampling.scheduler_type), "SCHEDULER_TYPE_"),
+        "cfg_type": _short(sampling_pb2.CfgType.Name(sampling.cfg_type), "CFG_TYPE_"),
+        "omega_scale": sampling.omega_scale,
+        "guidance_interval": sampling.guidance_interval,
+        "guidance_interval_decay": sampling.guidance_interval_decay,
+        "min_guidance_scale": sampling.min_guidance_scale,
+        "guidance_scale_text": sampling.guidance_scale_text,
+        "guidance_scale_lyric": sampling.guidance_scale_lyric,
+        "use_erg_tag": sampling.use_erg_tag,
+        "use_erg_lyric": sampling.use_erg_lyric,
+        "use_erg_diffusion": sampling.use_erg_diffusion,
+        "oss_steps": list(sampling.oss_steps),
+        "lora_name_or_path": "none",
+        "lora_weight": 1.0,
+        "timecosts": {name: round(seconds, 4) for name, seconds in vars(timecosts).items()},
+        "stages": {description.stage: _stage(description) for description in descriptions},
+        "version": acestep_rpc.__version__,
+    }
+    receipt = struct_pb2.Struct()
+    receipt.update(fields)
+    return receipt
+
+
+def _short(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix).lower()
+
+
+def _stage(description: stage_pb2.DescribeResponse) -> dict[str, Any]:
+    return {
+        "model_digest": description.model_digest,
+        "dtype": description.dtype,
+        "device": description.device,
+        "versions": dict(description.versions),
+    }

@@ -1,0 +1,79 @@
+"""MusicService: what callers see. Methods that are not here answer UNIMPLEMENTED, as the generated base class does."""
+
+import contextlib
+import random
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import grpc.aio
+
+import acestep_rpc
+from acestep_rpc import telemetry
+from acestep_rpc.v1 import music_pb2, music_pb2_grpc
+from orchestrator import plan
+from orchestrator.pipeline import generate
+from orchestrator.stages import Stages
+
+
+class MusicServicer(music_pb2_grpc.MusicServiceServicer):
+    """The public API.
+
+    Args:
+        stages: Who does the work.
+    """
+
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
+        self._seed_source = random.SystemRandom()
+
+    async def Generate(
+        self, request: music_pb2.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncGenerator[music_pb2.GenerateEvent, None]:
+        """Plan, then run the pipeline for as long as the caller listens."""
+        planned = plan.plan(request, self._seed_source, telemetry.request_id.get())
+        telemetry.request_id.set(planned.request_id)  # from here on, in this call's task and in the stages
+        async with contextlib.aclosing(generate(planned, self._stages, _deadline(context))) as events:
+            async for event in events:
+                yield event
+
+    async def GetCapabilities(
+        self, request: music_pb2.GetCapabilitiesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> music_pb2.GetCapabilitiesResponse:
+        """What plan accepts and what the stages say of themselves."""
+        descriptions = await self._stages.describe(_deadline(context))
+        encoder = descriptions[0]
+        return music_pb2.GetCapabilitiesResponse(
+            parameters=[
+                music_pb2.ParameterLimit(field=field, minimum=limit.minimum, maximum=limit.maximum, default_value=limit.default)
+                for field, limit in plan.LIMITS.items()
+            ],
+            tasks=plan.TASKS,
+            schedulers=plan.SCHEDULER_TYPES,
+            cfg_types=plan.CFG_TYPES,
+            formats=plan.FORMATS,
+            lyric_languages=_names(encoder.features["lyric_languages"]),
+            structure_tags=_names(encoder.features["structure_tags"]),
+            max_prompt_tokens=int(encoder.limits["max_prompt_tokens"]),
+            max_lyric_tokens=int(encoder.limits["max_lyric_tokens"]),
+            stages=[
+                music_pb2.StageInfo(
+                    stage=description.stage,
+                    model_digest=description.model_digest,
+                    dtype=description.dtype,
+                    device=description.device,
+                    versions=dict(description.versions),
+                )
+                for description in descriptions
+            ],
+            version=acestep_rpc.__version__,
+        )
+
+
+def _deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float | None:
+    remaining: float | None = context.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining
+
+
+def _names(joined: str) -> list[str]:
+    return [name for name in joined.split(",") if name]

@@ -1,0 +1,127 @@
+"""The three stages as the pipeline calls them, wherever they run: which call goes where, and what is tried twice."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import grpc.aio
+
+from acestep_rpc.channels import RemoteStub, connect
+from acestep_rpc.errors import StageUnavailable
+from acestep_rpc.telemetry import log
+from acestep_rpc.v1 import (
+    diffusion_pb2,
+    diffusion_pb2_grpc,
+    encoder_pb2,
+    encoder_pb2_grpc,
+    stage_pb2,
+    stage_pb2_grpc,
+    vae_pb2,
+    vae_pb2_grpc,
+)
+
+T = TypeVar("T")
+
+
+class Stages:
+    """Calls to the stages. A deadline is a time.monotonic() or None.
+
+    Args:
+        encoder: Stub of EncoderService, as all of these a RemoteStub or an InProcessStub.
+        diffusion: Stub of DiffusionService.
+        vae: Stub of VaeService.
+        describers: Stubs of StageService of encoder, diffusion and vae.
+        close: Called at the end.
+    """
+
+    def __init__(
+        self, encoder: Any, diffusion: Any, vae: Any, describers: Sequence[Any], close: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        self._encoder = encoder
+        self._diffusion = diffusion
+        self._vae = vae
+        self._describers = describers
+        self._close = close
+
+    async def describe(self, deadline: float | None) -> list[stage_pb2.DescribeResponse]:
+        """What the encoder, the diffusion and the vae stage are."""
+        return list(await asyncio.gather(*(self._describe(stub, deadline) for stub in self._describers)))
+
+    async def _describe(self, stub: Any, deadline: float | None) -> stage_pb2.DescribeResponse:
+        response: stage_pb2.DescribeResponse = await _twice(lambda: stub.Describe(stage_pb2.DescribeRequest(), timeout=_timeout(deadline)))
+        return response
+
+    async def encode(self, request: encoder_pb2.EncodePromptRequest, deadline: float | None) -> encoder_pb2.EncodePromptResponse:
+        """Encode a prompt; tried twice."""
+        response: encoder_pb2.EncodePromptResponse = await _twice(lambda: self._encoder.EncodePrompt(request, timeout=_timeout(deadline)))
+        return response
+
+    def sample(self, request: diffusion_pb2.SampleRequest, deadline: float | None) -> AsyncGenerator[diffusion_pb2.SampleResponse, None]:
+        """Sample latents; tried once, for it is most of the work. Close the iterator to cancel."""
+        responses: AsyncGenerator[diffusion_pb2.SampleResponse, None] = self._diffusion.Sample(request, timeout=_timeout(deadline))
+        return responses
+
+    async def decode(
+        self, request: vae_pb2.DecodeLatentsRequest, deadline: float | None
+    ) -> AsyncGenerator[vae_pb2.DecodeLatentsResponse, None]:
+        """Decode latents piece by piece; a second try goes on where the first one broke off. Close the iterator to cancel."""
+        next_sample = 0
+        for attempt in (1, 2):
+            try:
+                async with contextlib.aclosing(self._vae.DecodeLatents(request, timeout=_timeout(deadline))) as pieces:
+                    async for piece in pieces:
+                        if piece.start_sample < next_sample:
+                            continue
+                        next_sample = piece.start_sample + piece.waveform.shape[-1]
+                        yield piece
+                    return
+            except StageUnavailable as error:
+                if attempt == 2:
+                    raise
+                log("stage_retried", reason=str(error))
+
+    async def close(self) -> None:
+        """Let go of the stages."""
+        if self._close is not None:
+            await self._close()
+
+
+def connect_stages(encoder: str, diffusion: str, vae: str, ready_seconds: float = 5.0) -> Stages:
+    """Stages behind a network.
+
+    Args:
+        encoder: Target, as "127.0.0.1:50051"; so are the others.
+        diffusion: Target.
+        vae: Target.
+        ready_seconds: How long each try of a call waits for a stage that is away, as while it restarts.
+    """
+    channels = {target: connect(target) for target in (encoder, diffusion, vae)}
+
+    def stub(stub_class: Callable[[grpc.aio.Channel], Any], target: str) -> RemoteStub:
+        return RemoteStub(stub_class, channels[target], target, ready_seconds)
+
+    async def close() -> None:
+        for channel in channels.values():
+            await channel.close()
+
+    return Stages(
+        encoder=stub(encoder_pb2_grpc.EncoderServiceStub, encoder),
+        diffusion=stub(diffusion_pb2_grpc.DiffusionServiceStub, diffusion),
+        vae=stub(vae_pb2_grpc.VaeServiceStub, vae),
+        describers=[stub(stage_pb2_grpc.StageServiceStub, target) for target in (encoder, diffusion, vae)],
+        close=close,
+    )
+
+
+async def _twice(call: Callable[[], Awaitable[T]]) -> T:
+    try:
+        return await call()
+    except StageUnavailable as error:
+        log("stage_retried", reason=str(error))
+        return await call()
+
+
+def _timeout(deadline: float | None) -> float | None:
+    return None if deadline is None else deadline - time.monotonic()

@@ -1,0 +1,240 @@
+import math
+import random
+from typing import Any
+
+import pytest
+
+from acestep_rpc.errors import InvalidRequest, Unimplemented
+from acestep_rpc.v1 import encoder_pb2, music_pb2, sampling_pb2
+from orchestrator.plan import LIMITS, Plan, plan
+
+NAN, INFINITY = math.nan, math.inf
+
+
+def request(**fields: Any) -> music_pb2.GenerateRequest:
+    return music_pb2.GenerateRequest(**({"prompt": {"tags": "funk"}} | fields))
+
+
+def planned(seed: int = 0, **fields: Any) -> Plan:
+    return plan(request(**fields), random.Random(seed), "drawn")
+
+
+def test_unset_fields_take_the_defaults_of_the_model() -> None:
+    result = planned()
+    assert result.duration_seconds == 60
+    assert result.sample_rate == 48000
+    assert result.audio_format == music_pb2.AUDIO_FORMAT_WAV_PCM16
+    assert result.request_id == "drawn"
+    assert result.sampling == sampling_pb2.SamplingParams(
+        infer_step=60,
+        guidance_scale=15,
+        scheduler_type=sampling_pb2.SCHEDULER_TYPE_EULER,
+        cfg_type=sampling_pb2.CFG_TYPE_APG,
+        omega_scale=10,
+        guidance_interval=0.5,
+        guidance_interval_decay=0,
+        min_guidance_scale=3,
+        guidance_scale_text=0,
+        guidance_scale_lyric=0,
+        use_erg_tag=True,
+        use_erg_lyric=True,
+        use_erg_diffusion=True,
+    )
+
+
+def test_zero_and_false_are_not_unset() -> None:
+    sampling = planned(
+        sampling={"guidance_scale": 0, "omega_scale": 0, "guidance_interval": 0, "min_guidance_scale": 0, "use_erg_tag": False}
+    ).sampling
+    assert sampling.guidance_scale == sampling.omega_scale == sampling.guidance_interval == sampling.min_guidance_scale == 0
+    assert not sampling.use_erg_tag
+    assert sampling.use_erg_lyric
+
+
+def test_every_field_of_the_sampling_parameters_is_set() -> None:
+    sampling = planned().sampling
+    for field in sampling.DESCRIPTOR.fields:
+        if not field.is_repeated:
+            assert sampling.HasField(field.name) if field.has_presence else getattr(sampling, field.name) != 0, field.name
+
+
+def test_every_numeric_field_of_the_sampling_parameters_has_a_limit() -> None:
+    numeric = (sampling_pb2.SamplingParams.DESCRIPTOR.fields[0].TYPE_UINT32, sampling_pb2.SamplingParams.DESCRIPTOR.fields[0].TYPE_DOUBLE)
+    names = {f"sampling.{field.name}" for field in sampling_pb2.SamplingParams.DESCRIPTOR.fields if field.type in numeric}
+    assert names == {field for field in LIMITS if field.startswith("sampling.")}
+
+
+BAD: list[tuple[str, dict[str, Any], str]] = [
+    ("prompt", {"prompt": {"tags": " \n", "lyrics": "\t"}}, "tags, lyrics or both"),
+    ("prompt.tags", {"prompt": {"tags": "x" * 4097}}, "at most 4096 characters"),
+    ("prompt.lyrics", {"prompt": {"lyrics": "x" * 65537}}, "at most 65536 characters"),
+    ("prompt.tags", {"prompt": {"tags": "funk\0"}}, "no control characters"),
+    ("prompt.tags", {"prompt": {"tags": "funk\x1b[31m"}}, "no control characters"),
+    ("prompt.lyrics", {"prompt": {"lyrics": "la\x85la"}}, "no control characters"),
+    ("prompt.lyric_options.on_line_error", {"prompt": {"tags": "x", "lyric_options": {"on_line_error": 9}}}, "LINE_ERROR_POLICY_FAIL"),
+    ("prompt.lyric_options.lyric_rules", {"prompt": {"tags": "x", "lyric_options": {"lyric_rules": 9}}}, "LYRIC_RULES_REFERENCE"),
+    ("request_id", {"request_id": "a b"}, "1 to 128 characters"),
+    ("request_id", {"request_id": "ä"}, "1 to 128 characters"),
+    ("request_id", {"request_id": "x" * 129}, "1 to 128 characters"),
+    ("request_id", {"request_id": "name\n"}, "1 to 128 characters"),
+    ("priority", {"priority": 9}, "PRIORITY_NORMAL"),
+    *[
+        ("text_to_music.duration_seconds", {"text_to_music": {"duration_seconds": value}}, "1 to 240")
+        for value in (0, 0.999, -5, 240.001, 10_000, NAN, INFINITY)
+    ],
+    *[("sampling.infer_step", {"sampling": {"infer_step": value}}, "1 to 200") for value in (0, 201)],
+    *[("sampling.guidance_scale", {"sampling": {"guidance_scale": value}}, "0 to 200") for value in (-0.1, 200.1, NAN, INFINITY)],
+    *[("sampling.omega_scale", {"sampling": {"omega_scale": value}}, "-100 to 100") for value in (-100.1, 101, NAN, -INFINITY)],
+    *[("sampling.guidance_interval", {"sampling": {"guidance_interval": value}}, "0 to 1") for value in (-0.1, 1.1, NAN)],
+    *[("sampling.guidance_interval_decay", {"sampling": {"guidance_interval_decay": value}}, "0 to 1") for value in (-0.1, 1.1, NAN)],
+    *[("sampling.min_guidance_scale", {"sampling": {"min_guidance_scale": value}}, "0 to 200") for value in (-1, 201, NAN)],
+    *[("sampling.guidance_scale_text", {"sampling": {"guidance_scale_text": value}}, "0 to 10") for value in (-1, 10.5, NAN)],
+    *[("sampling.guidance_scale_lyric", {"sampling": {"guidance_scale_lyric": value}}, "0 to 10") for value in (-1, 10.5, NAN)],
+    ("sampling.min_guidance_scale", {"sampling": {"guidance_scale": 2, "guidance_interval_decay": 0.5}}, "at most guidance_scale (2)"),
+    ("sampling.scheduler_type", {"sampling": {"scheduler_type": 9}}, "SCHEDULER_TYPE_HEUN"),
+    ("sampling.cfg_type", {"sampling": {"cfg_type": 9}}, "CFG_TYPE_APG"),
+    ("sampling.oss_steps[1]", {"sampling": {"oss_steps": [1, 1001]}}, "1 to 1000"),
+    ("sampling.oss_steps[0]", {"sampling": {"oss_steps": [0, 5]}}, "1 to 1000"),
+    ("sampling.oss_steps", {"sampling": {"oss_steps": [5, 3]}}, "ascending"),
+    ("sampling.oss_steps", {"sampling": {"oss_steps": [3, 3]}}, "ascending"),
+    ("sampling.oss_steps", {"sampling": {"oss_steps": range(1, 202)}}, "at most 200 steps"),
+    ("sampling.oss_steps", {"sampling": {"oss_steps": [3, 5], "scheduler_type": sampling_pb2.SCHEDULER_TYPE_HEUN}}, "heun"),
+    ("seeds[1]", {"seeds": [1, 2**32]}, "0 to 4294967295"),
+    ("seeds", {"seeds": [1, 2, 3], "num_variants": 2}, "at most num_variants (2) seeds"),
+    ("seeds", {"seeds": range(17)}, "at most 16"),
+    ("num_variants", {"num_variants": 0}, "1 to 16"),
+    ("num_variants", {"num_variants": 17}, "1 to 16"),
+    ("num_variants", {"num_variants": 2**32 - 1}, "1 to 16"),
+    ("output.format", {"output": {"format": 99}}, "AUDIO_FORMAT_FLAC"),
+    ("output.sample_rate", {"output": {"sample_rate": 0}}, "44100 or 48000"),
+    ("output.sample_rate", {"output": {"sample_rate": 46000}}, "44100 or 48000"),
+    ("output.sample_rate", {"output": {"sample_rate": 44100, "format": music_pb2.AUDIO_FORMAT_OGG_OPUS}}, "48000 with"),
+    ("adapters[1].name", {"adapters": [{"name": "rap"}, {"name": "rap"}]}, "a name once"),
+    ("adapters[0].name", {"adapters": [{"name": ""}]}, "1 to 128 characters"),
+    ("adapters[0].name", {"adapters": [{"name": "x" * 129}]}, "1 to 128 characters"),
+    ("adapters[0].scale", {"adapters": [{"name": "rap", "scale": 3.5}]}, "-3 to 3"),
+    ("adapters[0].scale", {"adapters": [{"name": "rap", "scale": NAN}]}, "-3 to 3"),
+    ("adapters", {"adapters": [{"name": f"a{index}"} for index in range(9)]}, "at most 8"),
+]
+
+
+@pytest.mark.parametrize(("field", "fields", "allowed"), BAD)
+def test_a_bad_field_is_named_with_what_is_allowed(field: str, fields: dict[str, Any], allowed: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        planned(**fields)
+    ((found, description),) = caught.value.violations
+    assert found == field
+    assert allowed in description
+
+
+def test_all_violations_come_in_one_error() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        planned(
+            prompt={},
+            sampling={"infer_step": 0, "guidance_scale": NAN},
+            text_to_music={"duration_seconds": 0},
+            seeds=[2**33],
+            output={"format": 77},
+        )
+    assert [field for field, _ in caught.value.violations] == [
+        "prompt",
+        "sampling.infer_step",
+        "sampling.guidance_scale",
+        "text_to_music.duration_seconds",
+        "seeds[0]",
+        "output.format",
+    ]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"text_to_music": {"duration_seconds": 1}},
+        {"text_to_music": {"duration_seconds": 240}},
+        {"sampling": {"infer_step": 200, "omega_scale": -100}},
+        {"sampling": {"oss_steps": range(801, 1001)}},
+        {"sampling": {"guidance_scale": 2}},
+        {"sampling": {"guidance_scale": 1, "guidance_interval_decay": 1}},
+        {"seeds": [0, 2**32 - 1], "num_variants": 16},
+        {"request_id": "x" * 128},
+        {"prompt": {"lyrics": "[verse]\r\n\tla"}},
+        {"prompt": {"tags": "x" * 4096, "lyrics": "y" * 65536}},
+        {"output": {"sample_rate": 44100, "format": music_pb2.AUDIO_FORMAT_FLAC}},
+        {"priority": music_pb2.PRIORITY_NORMAL},
+    ],
+)
+def test_the_ends_of_each_range_are_allowed(fields: dict[str, Any]) -> None:
+    planned(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"retake": {}}, "retake"),
+        ({"repaint": {}}, "repaint"),
+        ({"extend": {}}, "extend"),
+        ({"edit": {}}, "edit"),
+        ({"audio_to_audio": {}}, "audio_to_audio"),
+        ({"adapters": [{"name": "rap"}]}, "adapters"),
+        ({"prompt": {"tags": "x", "negative_tags": ""}}, "negative_tags"),
+        ({"prompt": {"tags": "x", "lyric_options": {"on_line_error": encoder_pb2.LINE_ERROR_POLICY_SKIP}}}, "SKIP"),
+        ({"prompt": {"tags": "x", "lyric_options": {"lyric_rules": encoder_pb2.LYRIC_RULES_REVISED}}}, "REVISED"),
+        ({"prompt": {"tags": "x", "lyric_options": {"tag_normalization": True}}}, "tag_normalization"),
+        ({"output": {"preview": {}}}, "preview"),
+        ({"priority": music_pb2.PRIORITY_BATCH}, "priority"),
+    ],
+)
+def test_what_is_not_built_is_said_by_name(fields: dict[str, Any], name: str) -> None:
+    with pytest.raises(Unimplemented, match=name):
+        planned(**fields)
+
+
+def test_line_breaks_become_line_feeds() -> None:
+    result = planned(prompt={"tags": "a\rb", "lyrics": "one\r\ntwo\n\rthree"})
+    assert result.tags == "a\nb"
+    assert result.lyrics == "one\ntwo\n\nthree"
+
+
+def test_given_seeds_are_kept_and_the_rest_is_drawn() -> None:
+    result = planned(seeds=[7, 7], num_variants=4)
+    assert result.seeds[:2] == (7, 7)
+    assert len(set(result.seeds)) == 3
+    assert all(0 <= seed < 2**32 for seed in result.seeds)
+
+
+def test_the_number_of_variants_is_that_of_the_seeds_or_one() -> None:
+    assert len(planned().seeds) == 1
+    assert planned(seeds=[1, 2, 3]).seeds == (1, 2, 3)
+
+
+def test_seeds_come_from_the_source_alone() -> None:
+    assert planned(seed=1, num_variants=3).seeds == planned(seed=1, num_variants=3).seeds
+    assert planned(seed=1, num_variants=3).seeds != planned(seed=2, num_variants=3).seeds
+
+
+def test_the_callers_name_wins() -> None:
+    assert planned(request_id="my.song_1-a").request_id == "my.song_1-a"
+
+
+def test_planning_leaves_the_request_alone() -> None:
+    original = request(sampling={"infer_step": 5}, prompt={"tags": "a\r"})
+    copy = music_pb2.GenerateRequest.FromString(original.SerializeToString())
+    plan(original, random.Random(0), "x")
+    assert original == copy
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        ({}, encoder_pb2.NULL_CONDITION_WEAKENED),
+        ({"use_erg_tag": False}, encoder_pb2.NULL_CONDITION_WEAKENED_LYRICS),
+        ({"use_erg_lyric": False}, encoder_pb2.NULL_CONDITION_ZEROS),
+        ({"use_erg_lyric": False, "use_erg_tag": False}, encoder_pb2.NULL_CONDITION_ZEROS),
+        ({"guidance_scale": 0}, encoder_pb2.NULL_CONDITION_UNSPECIFIED),
+        ({"guidance_scale": 1}, encoder_pb2.NULL_CONDITION_UNSPECIFIED),
+        ({"guidance_scale": 1, "guidance_scale_text": 5, "guidance_scale_lyric": 2}, encoder_pb2.NULL_CONDITION_UNSPECIFIED),
+        ({"guidance_scale": 0.5}, encoder_pb2.NULL_CONDITION_WEAKENED),
+    ],
+)
+def test_the_null_condition_follows_guidance_and_erg(sampling: dict[str, Any], expected: int) -> None:
+    assert planned(sampling=sampling).null_condition == expected

@@ -1,0 +1,116 @@
+"""MusicService over a network, on stages that are not there: what it answers by itself."""
+
+import socket
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from acestep_rpc import errors
+from acestep_rpc.channels import RemoteStub, connect
+from acestep_rpc.inprocess import InProcessStub
+from acestep_rpc.server import Registration, serve
+from acestep_rpc.settings import ServerSettings
+from acestep_rpc.v1 import music_pb2, music_pb2_grpc, stage_pb2, stage_pb2_grpc
+from orchestrator.plan import LIMITS
+from orchestrator.servicer import MusicServicer
+from orchestrator.stages import Stages, connect_stages
+
+
+class Describing(stage_pb2_grpc.StageServiceServicer):
+    def __init__(self, description: stage_pb2.DescribeResponse) -> None:
+        self.description = description
+
+    async def Describe(self, request: Any, context: Any) -> stage_pb2.DescribeResponse:
+        return self.description
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+async def stub() -> AsyncIterator[Any]:
+    """MusicService whose stages answer Describe and nothing else."""
+    descriptions = [
+        stage_pb2.DescribeResponse(
+            stage="encoder",
+            model_digest="e",
+            limits={"max_prompt_tokens": 256, "max_lyric_tokens": 4096},
+            features={"lyric_languages": "en,de", "structure_tags": "[verse],[chorus]"},
+        ),
+        stage_pb2.DescribeResponse(stage="diffusion", dtype="float32", versions={"torch": "2"}),
+        stage_pb2.DescribeResponse(stage="vae", device="cpu"),
+    ]
+    stages = Stages(None, None, None, [InProcessStub(Describing(description)) for description in descriptions])
+
+    async def build() -> Sequence[Registration]:
+        servicer = MusicServicer(stages)  # type: ignore[abstract]
+        return [Registration("acestep_rpc.v1.MusicService", servicer, music_pb2_grpc.add_MusicServiceServicer_to_server)]
+
+    server = await serve(ServerSettings(), build)
+    target = f"127.0.0.1:{server.port}"
+    async with connect(target) as channel:
+        yield RemoteStub(music_pb2_grpc.MusicServiceStub, channel, target)
+    await server.stop()
+
+
+async def test_a_bad_request_is_refused_with_every_field_over_the_wire(stub: Any) -> None:
+    request = music_pb2.GenerateRequest(text_to_music={"duration_seconds": 10_000}, sampling={"guidance_scale": float("nan")})
+    with pytest.raises(errors.InvalidRequest) as caught:
+        await anext(stub.Generate(request))
+    assert [field for field, _ in caught.value.violations] == ["prompt", "sampling.guidance_scale", "text_to_music.duration_seconds"]
+
+
+@pytest.mark.parametrize(
+    ("method", "request_message"),
+    [
+        ("SubmitGeneration", music_pb2.SubmitGenerationRequest()),
+        ("WatchGeneration", music_pb2.WatchGenerationRequest()),
+        ("EstimateGeneration", music_pb2.EstimateGenerationRequest()),
+        ("UploadAudio", [music_pb2.UploadAudioRequest()]),
+        ("DownloadAudio", music_pb2.DownloadAudioRequest()),
+    ],
+)
+async def test_what_is_not_built_is_unimplemented(stub: Any, method: str, request_message: Any) -> None:
+    call = getattr(stub, method)(request_message)
+    with pytest.raises(errors.Unimplemented, match=f"{method} is not built yet"):
+        await (anext(call) if hasattr(call, "__anext__") else call)
+
+
+async def test_capabilities_publish_every_limit_and_what_the_stages_say(stub: Any) -> None:
+    response = await stub.GetCapabilities(music_pb2.GetCapabilitiesRequest())
+    published = {
+        limit.field: (limit.minimum, limit.maximum, limit.default_value if limit.HasField("default_value") else None)
+        for limit in response.parameters
+    }
+    assert published == {field: (limit.minimum, limit.maximum, limit.default) for field, limit in LIMITS.items()}
+    assert list(response.tasks) == ["text_to_music"]
+    assert len(response.schedulers) == len(response.cfg_types) == 3
+    assert len(response.formats) == 7
+    assert list(response.lyric_languages) == ["en", "de"]
+    assert list(response.structure_tags) == ["[verse]", "[chorus]"]
+    assert (response.max_prompt_tokens, response.max_lyric_tokens) == (256, 4096)
+    assert [stage.stage for stage in response.stages] == ["encoder", "diffusion", "vae"]
+    assert response.stages[1].versions["torch"] == "2"
+    assert response.version
+
+
+async def test_every_advertised_task_is_a_task_of_the_contract(stub: Any) -> None:
+    response = await stub.GetCapabilities(music_pb2.GetCapabilitiesRequest())
+    assert set(response.tasks) <= {field.name for field in music_pb2.GenerateRequest.DESCRIPTOR.oneofs_by_name["task"].fields}
+
+
+async def test_a_stage_that_is_away_is_said_before_any_work() -> None:
+    targets = [f"127.0.0.1:{free_port()}" for _ in range(3)]
+    stages = connect_stages(*targets, ready_seconds=0.2)
+    stub: Any = InProcessStub(MusicServicer(stages))  # type: ignore[abstract]
+    events = stub.Generate(music_pb2.GenerateRequest(prompt={"tags": "funk"}))
+    assert (await anext(events)).HasField("accepted")
+    assert (await anext(events)).progress.stage == music_pb2.STAGE_QUEUED
+    with pytest.raises(errors.StageUnavailable, match="nobody answers at 127"):
+        await anext(events)
+    await stages.close()

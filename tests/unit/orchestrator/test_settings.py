@@ -1,0 +1,37 @@
+from pathlib import Path
+
+import pytest
+
+from acestep_rpc.settings import SettingsError, from_environment
+from orchestrator.settings import PREFIX, Settings
+
+
+def read(**values: str) -> Settings:
+    return from_environment(Settings, PREFIX, {PREFIX + name.upper(): value for name, value in values.items()})
+
+
+def test_three_targets_make_an_orchestrator() -> None:
+    settings = read(encoder="a:1", diffusion="b:2", vae="c:3", port="50050")
+    assert (settings.encoder, settings.diffusion, settings.vae, settings.port) == ("a:1", "b:2", "c:3", 50050)
+    assert not settings.embedded
+
+
+def test_a_checkpoint_makes_an_embedded_one() -> None:
+    settings = read(embedded="true", checkpoint="weights/tiny")
+    assert settings.checkpoint == Path("weights/tiny")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "ENCODER"),
+        ({"encoder": "a:1", "vae": "c:3"}, "ACESTEP_ORCHESTRATOR_DIFFUSION must be set"),
+        ({"embedded": "true"}, "CHECKPOINT must be set"),
+        ({"embedded": "true", "checkpoint": "x", "vae": "c:3"}, "VAE must not be set"),
+        ({"encoder": "a:1", "diffusion": "b:2", "vae": "c:3", "checkpoint": "x"}, "CHECKPOINT must not be set"),
+        ({"encoder": "a:1", "diffusion": "b:2", "vae": "c:3", "embeded": "true"}, "EMBEDED is not a setting"),
+    ],
+)
+def test_settings_that_contradict_each_other_stop_the_start(values: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        read(**values)
