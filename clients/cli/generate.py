@@ -128,10 +128,6 @@ async def _generate(
             if isinstance(failure, StageUnavailable):
                 raise StageUnavailable(f"{target}: {failure}", failure.retry_after_seconds) from error
             raise failure from error
-        except asyncio.CancelledError as error:
-            if not task.cancelling():  # grpc reports a call that the server cancelled in the same way
-                raise CommandFailed("the server cancelled the request") from error
-            raise
         finally:
             call.cancel()  # stops the server's work when the call was left early; a finished one is not touched
 
