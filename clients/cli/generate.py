@@ -1,0 +1,151 @@
+"""`acestep generate`: one request, its progress, its files."""
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+
+from acestep_rpc.errors import InvalidRequest, StageUnavailable, from_rpc_error
+from acestep_rpc.v1 import music_pb2, music_pb2_grpc
+from clients.cli.embedded_server import embedded_server
+from clients.cli.failures import EXIT_CODES_HELP, CommandFailed, ExitCode, missing_extra
+from clients.cli.request import FORMATS, add_arguments, build_request, in_terms_of_flags
+from clients.cli.song_files import SongFiles
+
+if TYPE_CHECKING:
+    from clients.cli.progress import ProgressView
+
+_DESCRIPTION = r"""
+Make songs and write them to files.
+
+  acestep generate --server localhost:50050 --tags "funk, bass, 105 bpm" --duration 30 -o song.wav
+  acestep generate --checkpoint DIR --tags "ballad, piano" --lyrics "[verse]\nhello world" -o song.flac
+  acestep generate --server localhost:50050 --tags techno --seed 1 --seed 2 -o take.mp3
+
+The last one writes take_0.mp3 and take_1.mp3. Beside song.wav stands song_input_params.json: every parameter
+of the song, with its seed. A file appears only when it is whole. The paths are printed on standard output.
+"""
+_EXTENSIONS = {".wav": "wav", ".flac": "flac", ".mp3": "mp3", ".ogg": "ogg", ".opus": "opus"}
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "generate",
+        help="make a song from tags and lyrics",
+        description=_DESCRIPTION,
+        epilog=EXIT_CODES_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    where = parser.add_argument_group("where (one of the two)").add_mutually_exclusive_group(required=True)
+    where.add_argument("--server", metavar="HOST:PORT", help="a running server")
+    where.add_argument("--checkpoint", type=Path, metavar="DIR", help="start a server with this checkpoint, for this command only")
+    own = parser.add_argument_group("with --checkpoint")
+    own.add_argument("--device", help="torch device, or auto (default: auto)")
+    own.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), help="compute type (default: auto)")
+    own.add_argument("--threads", type=int, help="CPU threads; 0 takes one per core (default: 0)")
+    add_arguments(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument("-o", "--output", type=Path, default=Path("song.wav"), metavar="FILE", help="(default: %(default)s)")
+    output.add_argument("--format", choices=tuple(FORMATS), help="(default: from the file's extension)")
+    output.add_argument("--sample-rate", type=int, choices=(44100, 48000), help="in Hz (default: 48000)")
+    output.add_argument("--json", action="store_true", help="print the receipts, one JSON object a line, instead of the paths")
+    output.add_argument("--quiet", action="store_true", help="show no progress")
+    output.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="give up after this time (default: never)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Generate, write, print."""
+    if args.server is not None:
+        for name in ("device", "dtype", "threads"):
+            if getattr(args, name) is not None:
+                raise CommandFailed(f"--{name} needs --checkpoint: a running server has its own", ExitCode.USAGE)
+    elif not args.checkpoint.is_dir():
+        raise CommandFailed(f"--checkpoint {args.checkpoint}: no such folder", ExitCode.USAGE)
+    if not args.output.parent.is_dir():
+        raise CommandFailed(f"-o {args.output}: there is no folder {args.output.parent}", ExitCode.USAGE)
+    if args.output.is_dir():
+        raise CommandFailed(f"-o {args.output} is a folder: name a file", ExitCode.USAGE)
+    request = build_request(args, _audio_format(args), args.sample_rate)
+    try:
+        from clients.cli.progress import ProgressView  # needs the extra
+    except ModuleNotFoundError as error:
+        raise missing_extra(error, "cli") from error
+    try:
+        with ProgressView(quiet=args.quiet) as view:
+            result, files = asyncio.run(_generate(args, request, view))
+    except InvalidRequest as error:
+        raise in_terms_of_flags(error) from error
+    except OSError as error:
+        raise CommandFailed(str(error)) from error
+    for warning in result.warnings:
+        print(f"acestep: warning: {warning}", file=sys.stderr)
+    for path, receipt in files:
+        print(json.dumps(receipt, ensure_ascii=False) if args.json else path)
+
+
+def _audio_format(args: argparse.Namespace) -> music_pb2.AudioFormat:
+    name = args.format or _EXTENSIONS.get(args.output.suffix.lower())
+    if name is None:
+        raise CommandFailed(f"-o {args.output}: give --format, or one of the extensions {' '.join(_EXTENSIONS)}", ExitCode.USAGE)
+    return FORMATS[name]
+
+
+async def _generate(
+    args: argparse.Namespace, request: music_pb2.GenerateRequest, view: "ProgressView"
+) -> tuple[music_pb2.GenerateResult, list[tuple[Path, dict[str, Any]]]]:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    async with _server(args, view) as target, grpc.aio.insecure_channel(target) as channel:
+        call = music_pb2_grpc.MusicServiceStub(channel).Generate(request, timeout=args.timeout)
+        result: music_pb2.GenerateResult | None = None
+        try:
+            with SongFiles(args.output) as files:
+                async for event in call:
+                    match event.WhichOneof("event"):
+                        case "accepted":
+                            files.accept(len(event.accepted.seeds))
+                        case "progress":
+                            view.update(event.progress)
+                        case "audio_chunk":
+                            files.write(event.audio_chunk)
+                        case "completed":
+                            result = event.completed
+                if result is None:
+                    raise CommandFailed("the server ended the call without a result")
+                return result, files.finish(result.songs)
+        except grpc.aio.AioRpcError as error:
+            failure = from_rpc_error(error)
+            if isinstance(failure, StageUnavailable):
+                raise StageUnavailable(f"{target}: {failure}", failure.retry_after_seconds) from error
+            raise failure from error
+        finally:
+            call.cancel()  # stops the server's work when the call was left early; a finished one is not touched
+
+
+@asynccontextmanager
+async def _server(args: argparse.Namespace, view: "ProgressView") -> AsyncIterator[str]:
+    if args.server is not None:
+        yield args.server
+        return
+    settings = {name: str(value) for name in ("checkpoint", "device", "dtype", "threads") if (value := getattr(args, name)) is not None}
+    view.begin("load")
+    async with embedded_server(settings) as target:
+        view.end("load")
+        yield target
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value

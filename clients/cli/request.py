@@ -1,0 +1,144 @@
+"""Command line flags to GenerateRequest. Limits and defaults are the server's: only what cannot be put into a message is refused here."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from acestep_rpc.errors import InvalidRequest
+from acestep_rpc.v1 import music_pb2, sampling_pb2
+from clients.cli.failures import CommandFailed, ExitCode
+
+SCHEDULERS = {
+    "euler": sampling_pb2.SCHEDULER_TYPE_EULER,
+    "heun": sampling_pb2.SCHEDULER_TYPE_HEUN,
+    "pingpong": sampling_pb2.SCHEDULER_TYPE_PINGPONG,
+}
+CFG_TYPES = {"apg": sampling_pb2.CFG_TYPE_APG, "cfg": sampling_pb2.CFG_TYPE_CFG, "cfg_star": sampling_pb2.CFG_TYPE_CFG_STAR}
+FORMATS = {
+    "wav": music_pb2.AUDIO_FORMAT_WAV_PCM16,
+    "wav24": music_pb2.AUDIO_FORMAT_WAV_PCM24,
+    "wav32f": music_pb2.AUDIO_FORMAT_WAV_FLOAT32,
+    "flac": music_pb2.AUDIO_FORMAT_FLAC,
+    "mp3": music_pb2.AUDIO_FORMAT_MP3,
+    "ogg": music_pb2.AUDIO_FORMAT_OGG_VORBIS,
+    "opus": music_pb2.AUDIO_FORMAT_OGG_OPUS,
+}
+_SAMPLING_FIELDS = tuple(field.name for field in sampling_pb2.SamplingParams.DESCRIPTOR.fields)
+
+# Request fields and the flags that set them.
+_FLAGS = {f"sampling.{name}": "--" + name.removeprefix("use_").replace("_", "-") for name in _SAMPLING_FIELDS} | {
+    "sampling.infer_step": "--steps",
+    "sampling.scheduler_type": "--scheduler",
+    "prompt.tags": "--tags",
+    "prompt.lyrics": "--lyrics",
+    "output.format": "--format",
+    "output.sample_rate": "--sample-rate",
+    "text_to_music.duration_seconds": "--duration",
+    "seeds": "--seed",
+    "num_variants": "--num-variants",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a song; each one left out takes the server's default."""
+    song = parser.add_argument_group("the song")
+    song.add_argument("--tags", default="", help='style, separated by commas: "funk, female vocals, 105 bpm"')
+    lyrics = song.add_mutually_exclusive_group()
+    lyrics.add_argument(
+        "--lyrics", metavar="TEXT", help=r'lyrics with structure tags; \n starts a line: "[verse]\nhello world". None: instrumental'
+    )
+    lyrics.add_argument("--lyrics-file", type=Path, metavar="FILE", help="lyrics from a UTF-8 file; - reads standard input")
+    song.add_argument("--duration", type=float, metavar="SECONDS", help="length, 1 to 240 (default: 60)")
+    song.add_argument(
+        "--seed",
+        type=_whole_number(64),
+        action="append",
+        default=[],
+        help="same seed, same song; repeat it for several variants (default: drawn)",
+    )
+    song.add_argument("--num-variants", type=_whole_number(32), metavar="N", help="songs to make, 1 to 16 (default: one per seed, or 1)")
+
+    sampling = parser.add_argument_group("sampling")
+    sampling.add_argument("--steps", dest="infer_step", type=_whole_number(32), metavar="N", help="1 to 200 (default: 60)")
+    sampling.add_argument("--scheduler", dest="scheduler_type", choices=tuple(SCHEDULERS), help="solver (default: euler)")
+    sampling.add_argument("--guidance-scale", type=float, metavar="X", help="how strictly to follow the prompt, 0 to 200 (default: 15)")
+    sampling.add_argument("--cfg-type", choices=tuple(CFG_TYPES), help="guidance rule (default: apg)")
+    sampling.add_argument("--omega-scale", type=float, metavar="X", help="granularity, -100 to 100 (default: 10)")
+    sampling.add_argument("--guidance-interval", type=float, metavar="X", help="share of the steps that is guided, 0 to 1 (default: 0.5)")
+    sampling.add_argument("--guidance-interval-decay", type=float, metavar="X", help="fall of the guidance over them, 0 to 1 (default: 0)")
+    sampling.add_argument(
+        "--min-guidance-scale", type=float, metavar="X", help="guidance at the end of a full decay, 0 to 200 (default: 3)"
+    )
+    sampling.add_argument(
+        "--guidance-scale-text", type=float, metavar="X", help="double condition: weight of the tags, 0 to 10 (default: 0)"
+    )
+    sampling.add_argument(
+        "--guidance-scale-lyric", type=float, metavar="X", help="double condition: weight of the lyrics, 0 to 10 (default: 0)"
+    )
+    for name, what in (("tag", "tags"), ("lyric", "lyrics"), ("diffusion", "cross-attention")):
+        sampling.add_argument(
+            f"--erg-{name}",
+            dest=f"use_erg_{name}",
+            action=argparse.BooleanOptionalAction,
+            help=f"entropy-rectified guidance: weaken the {what} of the null branch (default: on)",
+        )
+    sampling.add_argument("--oss-steps", type=_step_list, metavar="N,N,...", help="optimal steps, ascending, 1 to 1000 (default: none)")
+
+
+def build_request(args: argparse.Namespace, audio_format: music_pb2.AudioFormat, sample_rate: int | None) -> music_pb2.GenerateRequest:
+    """The request that the flags describe; a flag that was not given leaves its field unset."""
+    sampling = sampling_pb2.SamplingParams()
+    for name in _SAMPLING_FIELDS:
+        value = getattr(args, name)
+        if value is None:
+            continue
+        if name == "oss_steps":
+            sampling.oss_steps.extend(value)
+        elif name == "scheduler_type":
+            sampling.scheduler_type = SCHEDULERS[value]
+        elif name == "cfg_type":
+            sampling.cfg_type = CFG_TYPES[value]
+        else:
+            setattr(sampling, name, value)
+    return music_pb2.GenerateRequest(
+        prompt=music_pb2.Prompt(tags=args.tags, lyrics=_lyrics(args)),
+        sampling=sampling,
+        output=music_pb2.OutputSpec(format=audio_format, sample_rate=sample_rate),
+        seeds=args.seed,
+        num_variants=args.num_variants,
+        text_to_music=music_pb2.TextToMusic(duration_seconds=args.duration),
+    )
+
+
+def _lyrics(args: argparse.Namespace) -> str:
+    if args.lyrics_file is None:
+        # A shell passes \n on as two characters.
+        return (args.lyrics or "").replace("\\n", "\n")
+    try:
+        data = sys.stdin.buffer.read() if str(args.lyrics_file) == "-" else args.lyrics_file.read_bytes()
+        return str(data, encoding="utf-8-sig")
+    except OSError as error:
+        raise CommandFailed(f"--lyrics-file: {error}", ExitCode.USAGE) from error
+    except UnicodeDecodeError as error:
+        raise CommandFailed(f"--lyrics-file {args.lyrics_file} is not UTF-8: {error}", ExitCode.USAGE) from error
+
+
+def in_terms_of_flags(error: InvalidRequest) -> InvalidRequest:
+    """The same error, each field named as the flag that sets it."""
+    return InvalidRequest.from_violations(
+        [(_FLAGS.get(field.split("[")[0], field), description) for field, description in error.violations]
+    )
+
+
+def _whole_number(bits: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or int(text) >= 2**bits:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^{bits} - 1")
+        return int(text)
+
+    return parse
+
+
+def _step_list(text: str) -> list[int]:
+    return [_whole_number(32)(part.strip()) for part in text.split(",")]
