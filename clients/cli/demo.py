@@ -34,9 +34,14 @@ _STOP_SECONDS = 30.0
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
-        "demo", help="make a song with four service processes", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        "demo",
+        help="make a song with four service processes",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--output", type=Path, default=Path("outputs/demo"), metavar="DIR", help="folder of the song (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs/demo"), metavar="DIR", help="folder of the song (default: %(default)s)"
+    )
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="checkpoint in the official layout (default: a random one)")
     parser.add_argument("--duration", type=float, default=20.0, metavar="SECONDS", help="length, 1 to 240 (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
