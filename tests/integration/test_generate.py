@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import soundfile
+from google.protobuf.json_format import MessageToDict
 
 from acestep_rpc.v1 import music_pb2
 from tests.integration.requests import FRAME_SECONDS, Answer, generate, samples, song_request
@@ -57,7 +58,7 @@ async def test_the_file_carries_its_receipt(music):
     assert inside["seed"] == 7
     assert inside["guidance_scale"] == 15
     assert set(inside["timecosts"]) >= {"preprocess", "diffusion"}
-    assert json.loads(json.dumps(dict(answer.result.songs[0].receipt.items()), default=lambda value: dict(value.items())))["seed"] == 7
+    assert inside == MessageToDict(answer.result.songs[0].receipt)
 
 
 async def test_four_processes_give_the_bytes_of_one(system, music):
