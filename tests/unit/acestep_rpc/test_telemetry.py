@@ -73,6 +73,7 @@ def test_a_call_that_ends_well_is_counted_and_timed(caplog: pytest.LogCaptureFix
     caplog.set_level(logging.INFO)
     with observe_call("S", "Good", InProcessContext(None, (("x-request-id", "r1"),))):
         assert request_id.get() == "r1"
+    assert request_id.get() == ""
     assert count("Good", "OK") == 1
     assert REGISTRY.get_sample_value("acestep_request_seconds_count", {"service": "S", "method": "Good"}) == 1
     assert caplog.records[0].__dict__["fields"]["code"] == "OK"
