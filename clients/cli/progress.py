@@ -55,6 +55,8 @@ class ProgressView:
         """Show where a stage stands."""
         name = _STAGES.get(progress.stage, "work")
         self.begin(name)
+        if name != "queued" and "queued" in self._tasks:  # a server need not say that the wait is over
+            self.end("queued")
         eta = (
             f"{progress.eta.ToTimedelta().total_seconds():.0f} s left"
             if progress.HasField("eta") and progress.step < progress.total
