@@ -49,7 +49,7 @@ class ProgressView:
 
     def end(self, name: str) -> None:
         """Fill a bar."""
-        self._progress.update(self._tasks[name], total=1, completed=1)
+        self._progress.update(self._tasks[name], total=1, completed=1, steps="")
 
     def update(self, progress: music_pb2.Progress) -> None:
         """Show where a stage stands."""
