@@ -6,13 +6,12 @@ import json
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import grpc.aio
-
-from acestep_rpc.errors import InvalidRequest, StageUnavailable, from_rpc_error
+from acestep_rpc.channels import RemoteStub, connect
+from acestep_rpc.errors import InvalidRequest
 from acestep_rpc.v1 import music_pb2, music_pb2_grpc
 from clients.cli.embedded_server import embedded_server
 from clients.cli.failures import EXIT_CODES_HELP, CommandFailed, ExitCode, missing_extra
@@ -105,12 +104,13 @@ async def _generate(
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    async with _server(args, view) as target, grpc.aio.insecure_channel(target) as channel:
-        call = music_pb2_grpc.MusicServiceStub(channel).Generate(request, timeout=args.timeout)
+    async with _server(args, view) as target, connect(target) as channel:
+        stub = RemoteStub(music_pb2_grpc.MusicServiceStub, channel, target)
         result: music_pb2.GenerateResult | None = None
-        try:
-            with SongFiles(args.output) as files:
-                async for event in call:
+        # Closing the events, as leaving early does, cancels the work on the server.
+        with SongFiles(args.output) as files:
+            async with aclosing(stub.Generate(request, timeout=args.timeout)) as events:
+                async for event in events:
                     match event.WhichOneof("event"):
                         case "accepted":
                             files.accept(len(event.accepted.seeds))
@@ -120,16 +120,9 @@ async def _generate(
                             files.write(event.audio_chunk)
                         case "completed":
                             result = event.completed
-                if result is None:
-                    raise CommandFailed("the server ended the call without a result")
-                return result, files.finish(result.songs)
-        except grpc.aio.AioRpcError as error:
-            failure = from_rpc_error(error)
-            if isinstance(failure, StageUnavailable):
-                raise StageUnavailable(f"{target}: {failure}", failure.retry_after_seconds) from error
-            raise failure from error
-        finally:
-            call.cancel()  # stops the server's work when the call was left early; a finished one is not touched
+            if result is None:
+                raise CommandFailed("the server ended the call without a result")
+            return result, files.finish(result.songs)
 
 
 @asynccontextmanager

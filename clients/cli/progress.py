@@ -49,12 +49,14 @@ class ProgressView:
 
     def end(self, name: str) -> None:
         """Fill a bar."""
-        self._progress.update(self._tasks[name], total=1, completed=1)
+        self._progress.update(self._tasks[name], total=1, completed=1, steps="")
 
     def update(self, progress: music_pb2.Progress) -> None:
         """Show where a stage stands."""
         name = _STAGES.get(progress.stage, "work")
         self.begin(name)
+        if name != "queued" and "queued" in self._tasks:  # a server need not say that the wait is over
+            self.end("queued")
         eta = (
             f"{progress.eta.ToTimedelta().total_seconds():.0f} s left"
             if progress.HasField("eta") and progress.step < progress.total

@@ -8,8 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from google.protobuf.json_format import MessageToDict
-
+from acestep_rpc.receipt import to_dict
 from acestep_rpc.v1 import music_pb2
 from clients.cli.failures import CommandFailed
 
@@ -89,8 +88,7 @@ class _Variant:
             raise CommandFailed(f"{self._path}: SHA-256 of the received audio is {self._digest.hexdigest()}, the server sent {song.sha256}")
 
     def publish(self, song: music_pb2.Song) -> tuple[Path, dict[str, Any]]:
-        receipt = MessageToDict(song.receipt)
-        receipt["audio_path"] = str(self._path)
+        receipt = to_dict(song.receipt) | {"audio_path": str(self._path)}
         self._partial_parameters.write_text(json.dumps(receipt, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         self._file.close()
         self._partial.replace(self._path)

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import grpc.aio
 import pytest
 
 from acestep_rpc.channels import connect
@@ -40,6 +39,7 @@ class Server:
     def start(self) -> None:
         """Start, on the ports of the last start if there was one, and wait until it serves."""
         ready = self.folder / f"{self.name}.ready"
+        ready.unlink(missing_ok=True)  # a killed process leaves its own behind
         command = [sys.executable, "-m", "clients.cli.main", "serve", *self.arguments, "--ready-file", str(ready)]
         command += ["--port", str(self.port), "--metrics-port", str(self.metrics_port)]
         with open(self.folder / f"{self.name}.log", "ab") as log:
@@ -149,6 +149,3 @@ def remote(checkpoint, tmp_path) -> Iterator[System]:
 async def music(system):
     async with system.music() as stub:
         yield stub
-
-
-__all__ = ["System", "grpc"]

@@ -156,14 +156,12 @@ async def test_sigterm_lets_a_running_request_end(remote):
         assert await asyncio.to_thread(remote.front.process.wait, 60) == 0
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"\x00" * 5000, b"RIFF\xff\xff\xff\x7fWAVEfmt " + b"\x01" * 400], ids=["empty", "zeros", "hostile wav"]
-)
-async def test_a_hostile_audio_file_is_refused_and_the_codec_serves_on(remote, data):
+async def test_hostile_audio_files_are_refused_and_the_codec_serves_on(remote):
     async with connect(remote.stage("vae").target) as channel:
         stub = vae_pb2_grpc.VaeServiceStub(channel)
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await stub.EncodeAudio(iter([vae_pb2.EncodeAudioRequest(data=data)]))
-        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        for data in (b"", b"\x00" * 5000, b"RIFF\xff\xff\xff\x7fWAVEfmt " + b"\x01" * 400):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stub.EncodeAudio(iter([vae_pb2.EncodeAudioRequest(data=data)]))
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     async with remote.music() as music:
         assert (await generate(music, song_request())).file()
