@@ -1,7 +1,7 @@
 """Waveforms to audio files, piece by piece, with the receipt inside. Knows formats and samples, not where they come from.
 
     wav                       header, samples as they come, LIST/INFO/ICMT chunk with the receipt: sizes are known before the first sample
-    flac, mp3, ogg            written by libsndfile when all samples are there; the receipt is the comment
+    flac, mp3, ogg            written by libsndfile, handed out when all samples are there; the receipt is the comment
 
 S samples.
 """
@@ -31,22 +31,22 @@ class AudioWriter(Protocol):
     def write(self, waveform: Waveform) -> bytes:
         """Take the next samples [2, S]; returns the bytes of the file that are ready, maybe none."""
 
-    def close(self, receipt: str) -> bytes:
-        """End the file with the receipt, ASCII, inside; returns its last bytes, at least one."""
+    def close(self) -> bytes:
+        """End the file; returns its last bytes, at least one."""
 
 
-def open_writer(audio_format: music_pb2.AudioFormat, sample_rate: int, total_samples: int, max_receipt_bytes: int) -> AudioWriter:
+def open_writer(audio_format: music_pb2.AudioFormat, sample_rate: int, total_samples: int, receipt: str) -> AudioWriter:
     """Begin a file.
 
     Args:
         audio_format: Never unspecified.
         sample_rate: In Hz.
         total_samples: Samples per channel that will be written.
-        max_receipt_bytes: No receipt will be longer.
+        receipt: ASCII text to put inside.
     """
     if audio_format in _SAMPLES:
-        return WavWriter(_SAMPLES[audio_format], sample_rate, total_samples, max_receipt_bytes)
-    return SoundFileWriter(_CONTAINERS[audio_format], sample_rate)
+        return WavWriter(_SAMPLES[audio_format], sample_rate, total_samples, receipt)
+    return SoundFileWriter(_CONTAINERS[audio_format], sample_rate, receipt)
 
 
 def read_waveform(message: vae_pb2.DecodeLatentsResponse) -> Waveform:
@@ -107,13 +107,15 @@ class WavWriter:
         samples: How samples are held.
         sample_rate: In Hz.
         total_samples: Per channel.
-        max_receipt_bytes: Room for the receipt; what it leaves is filled with NULs, which end the text.
+        receipt: ASCII text.
     """
 
-    def __init__(self, samples: _Samples, sample_rate: int, total_samples: int, max_receipt_bytes: int) -> None:
+    def __init__(self, samples: _Samples, sample_rate: int, total_samples: int, receipt: str) -> None:
         self._samples = samples
         self._samples_left = total_samples
-        self._comment_bytes = (max_receipt_bytes + 2) // 2 * 2  # one NUL at least, and an even size as RIFF wants it
+        text = receipt.encode("ascii")
+        text += b"\0" * (2 - len(text) % 2)  # a NUL ends the text, and RIFF wants an even size
+        self._trailer = _chunk(b"LIST", b"INFO" + _chunk(b"ICMT", text))
         frame_bytes = CHANNELS * samples.bits // 8  # even, so the data chunk never needs a pad byte
         layout = struct.pack("<HHIIHH", samples.format_tag, CHANNELS, sample_rate, sample_rate * frame_bytes, frame_bytes, samples.bits)
         if samples.format_tag == 1:
@@ -121,8 +123,7 @@ class WavWriter:
         else:  # other formats state the size of an extension and the number of samples
             chunks = _chunk(b"fmt ", layout + struct.pack("<H", 0)) + _chunk(b"fact", struct.pack("<I", total_samples))
         data_bytes = total_samples * frame_bytes
-        list_bytes = 8 + 4 + 8 + self._comment_bytes
-        riff_bytes = 4 + len(chunks) + 8 + data_bytes + list_bytes
+        riff_bytes = 4 + len(chunks) + 8 + data_bytes + len(self._trailer)
         self._header = struct.pack("<4sI4s", b"RIFF", riff_bytes, b"WAVE") + chunks + struct.pack("<4sI", b"data", data_bytes)
 
     def write(self, waveform: Waveform) -> bytes:
@@ -132,13 +133,11 @@ class WavWriter:
         header, self._header = self._header, b""
         return header + self._samples.to_bytes(waveform)
 
-    def close(self, receipt: str) -> bytes:
+    def close(self) -> bytes:
         """See AudioWriter."""
         assert self._samples_left == 0, f"{self._samples_left} samples are missing"
-        text = receipt.encode("ascii")
-        assert len(text) < self._comment_bytes, "the receipt is longer than announced"
         header, self._header = self._header, b""
-        return header + _chunk(b"LIST", b"INFO" + _chunk(b"ICMT", text.ljust(self._comment_bytes, b"\0")))
+        return header + self._trailer
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
@@ -173,40 +172,38 @@ _CONTAINERS = {
 
 
 class SoundFileWriter:
-    """A file that libsndfile writes at the end, because a comment must come before the first sample.
+    """A file that libsndfile compresses as samples come. It goes back to its header at the end, so no byte is ready before.
 
     Args:
         container: What to write.
         sample_rate: In Hz.
+        receipt: ASCII text; one that the format cannot hold stays out of the file.
     """
 
-    def __init__(self, container: _Container, sample_rate: int) -> None:
+    def __init__(self, container: _Container, sample_rate: int, receipt: str) -> None:
         self._container = container
-        self._sample_rate = sample_rate
-        self._pieces: list[Waveform] = []
-
-    def write(self, waveform: Waveform) -> bytes:
-        """See AudioWriter."""
-        self._pieces.append(waveform)
-        return b""
-
-    def close(self, receipt: str) -> bytes:
-        """See AudioWriter. A receipt that the format cannot hold stays out of the file."""
-        file, container = io.BytesIO(), self._container
-        with soundfile.SoundFile(
-            file,
+        self._bytes = io.BytesIO()
+        self._file = soundfile.SoundFile(
+            self._bytes,
             "w",
-            self._sample_rate,
+            sample_rate,
             CHANNELS,
             container.subtype,
             format=container.container,
             compression_level=container.compression_level,
-        ) as output:
-            if len(receipt) <= container.max_comment_bytes:
-                output.comment = receipt
-            for waveform in self._pieces:
-                if container.subtype == "PCM_24":
-                    output.write(_to_integers(waveform, 24).T << 8)  # libsndfile takes the upper 24 bits; its own conversion wraps
-                else:
-                    output.write(np.clip(waveform, -1.0, 1.0).T)
-        return file.getvalue()
+        )
+        if len(receipt) <= container.max_comment_bytes:
+            self._file.comment = receipt
+
+    def write(self, waveform: Waveform) -> bytes:
+        """See AudioWriter."""
+        if self._container.subtype == "PCM_24":
+            self._file.write(_to_integers(waveform, 24).T << 8)  # libsndfile takes the upper 24 bits; its own conversion wraps
+        else:
+            self._file.write(np.clip(waveform, -1.0, 1.0).T)
+        return b""
+
+    def close(self) -> bytes:
+        """See AudioWriter."""
+        self._file.close()
+        return self._bytes.getvalue()

@@ -10,8 +10,8 @@ import acestep_rpc
 from acestep_rpc.v1 import music_pb2, sampling_pb2, stage_pb2
 from orchestrator.plan import Plan
 
-TEXT_ROOM_BYTES = 64
-"""How much longer a receipt's JSON may grow between its first version and its last: digits of a duration."""
+RUN_FIELDS = ("request_id", "variant_index", "timecosts")
+"""What tells of one run and not of the song."""
 
 _EXTENSIONS = {
     music_pb2.AUDIO_FORMAT_WAV_PCM16: "wav",
@@ -86,6 +86,13 @@ def write_receipt(
     receipt = struct_pb2.Struct()
     receipt.update(fields)
     return receipt
+
+
+def without_run(receipt: struct_pb2.Struct) -> struct_pb2.Struct:
+    """The receipt that goes inside the file: without what differs from run to run, so that the same song is the same file."""
+    kept = struct_pb2.Struct()
+    kept.update({name: value for name, value in receipt.items() if name not in RUN_FIELDS})
+    return kept
 
 
 def _short(name: str, prefix: str) -> str:

@@ -11,7 +11,7 @@ from acestep_rpc.receipt import to_json
 from acestep_rpc.v1 import music_pb2, stage_pb2, vae_pb2
 from orchestrator.audio import CHANNELS, AudioWriter, open_writer, read_waveform
 from orchestrator.plan import Plan
-from orchestrator.receipt import TEXT_ROOM_BYTES, Timecosts, write_receipt
+from orchestrator.receipt import Timecosts, without_run, write_receipt
 
 MAX_CHUNK_BYTES = 1024 * 1024
 
@@ -59,8 +59,8 @@ class SongFile:
         waveform = read_waveform(piece)
         if self._writer is None:
             self.total_samples = piece.total_samples
-            room = len(to_json(self._write_receipt())) + TEXT_ROOM_BYTES
-            self._writer = open_writer(self._plan.audio_format, self._plan.sample_rate, self.total_samples, room)
+            inside = to_json(without_run(self._write_receipt()))
+            self._writer = open_writer(self._plan.audio_format, self._plan.sample_rate, self.total_samples, inside)
         end = self.num_samples + waveform.shape[1]
         expected = (self.num_samples, self.total_samples, self._plan.sample_rate)
         if (piece.start_sample, piece.total_samples, piece.sample_rate) != expected or end > self.total_samples:
@@ -72,7 +72,7 @@ class SongFile:
         return self._chunks(self._writer.write(waveform), last=False)
 
     def finish(self) -> list[music_pb2.AudioChunk]:
-        """The rest of the file, with the receipt inside.
+        """The rest of the file.
 
         Raises:
             StageError: Pieces are missing.
@@ -80,7 +80,7 @@ class SongFile:
         if self._writer is None or self.num_samples != self.total_samples:
             raise StageError(f"the vae stage sent {self.num_samples} of {self.total_samples} samples")
         self._receipt = self._write_receipt()
-        return self._chunks(self._writer.close(to_json(self._receipt)), last=True)
+        return self._chunks(self._writer.close(), last=True)
 
     def song(self) -> music_pb2.Song:
         """The account of the finished file."""

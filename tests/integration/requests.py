@@ -53,9 +53,3 @@ class Answer:
 
 async def generate(stub, request: music_pb2.GenerateRequest, **call) -> Answer:
     return Answer([event async for event in stub.Generate(request, **call)])
-
-
-def samples(wav: bytes) -> bytes:
-    """The samples of a wav file: what stands before the receipt, whose timings differ from run to run."""
-    start = wav.index(b"data") + 8
-    return wav[start : start + int.from_bytes(wav[start - 4 : start], "little")]

@@ -44,9 +44,9 @@ def chord(num_samples: int, rate: int = RATE) -> Waveform:
 
 
 def write(audio_format: music_pb2.AudioFormat, waveform: Waveform, cuts: list[int], receipt: str = RECEIPT, rate: int = RATE) -> bytes:
-    writer = open_writer(audio_format, rate, waveform.shape[1], 4000)
+    writer = open_writer(audio_format, rate, waveform.shape[1], receipt)
     file = b"".join(writer.write(piece) for piece in np.split(waveform, cuts, axis=1))
-    end = writer.close(receipt)
+    end = writer.close()
     assert end
     return file + end
 
@@ -122,31 +122,35 @@ def test_a_receipt_that_opus_cannot_hold_leaves_a_file_that_opens() -> None:
 
 
 @pytest.mark.parametrize("audio_format", WAV, ids=name)
-@pytest.mark.parametrize("room", [len(RECEIPT.encode()), len(RECEIPT.encode()) + 1, 3001, 3002])
-def test_wav_keeps_its_promised_size_whatever_the_room_for_the_receipt(audio_format: music_pb2.AudioFormat, room: int) -> None:
-    waveform = chord(999)
-    writer = open_writer(audio_format, RATE, 999, room)
-    first = writer.write(waveform)
-    file = first + writer.close(RECEIPT)
-    assert comment_of_wav(file) == RECEIPT
+@pytest.mark.parametrize("receipt", [RECEIPT, RECEIPT + " ", "{}" + " " * 3001, ""], ids=["odd", "even", "long", "none"])
+def test_wav_keeps_its_promised_size_whatever_the_receipt(audio_format: music_pb2.AudioFormat, receipt: str) -> None:
+    writer = open_writer(audio_format, RATE, 999, receipt)
+    first = writer.write(chord(999))
+    file = first + writer.close()
+    assert comment_of_wav(file) == receipt
     assert struct.unpack("<I", first[4:8])[0] == len(file) - 8
     with soundfile.SoundFile(io.BytesIO(file)) as opened:
         assert opened.frames == 999
-        assert opened.comment == (RECEIPT if room < 2000 else "")
+        assert opened.comment == (receipt if len(receipt) < 2000 else "")
+
+
+@pytest.mark.parametrize("audio_format", [*WAV, music_pb2.AUDIO_FORMAT_FLAC, music_pb2.AUDIO_FORMAT_MP3], ids=name)
+def test_the_same_song_is_the_same_file(audio_format: music_pb2.AudioFormat) -> None:
+    assert write(audio_format, chord(9000), []) == write(audio_format, chord(9000), [])
 
 
 @pytest.mark.parametrize("audio_format", WAV, ids=name)
 def test_wav_bytes_come_with_each_piece_and_do_not_depend_on_the_cuts(audio_format: music_pb2.AudioFormat) -> None:
     waveform = chord(5000)
-    writer = open_writer(audio_format, RATE, 5000, 100)
+    writer = open_writer(audio_format, RATE, 5000, RECEIPT)
     assert len(writer.write(waveform[:, :1000])) > 1000 * 4
     assert write(audio_format, waveform, []) == write(audio_format, waveform, [1, 2, 777, 4999])
 
 
 @pytest.mark.parametrize("audio_format", WAV, ids=name)
 def test_wav_without_samples_is_a_file(audio_format: music_pb2.AudioFormat) -> None:
-    writer = open_writer(audio_format, RATE, 0, 100)
-    with soundfile.SoundFile(io.BytesIO(writer.close(RECEIPT))) as file:
+    writer = open_writer(audio_format, RATE, 0, RECEIPT)
+    with soundfile.SoundFile(io.BytesIO(writer.close())) as file:
         assert file.frames == 0
 
 
