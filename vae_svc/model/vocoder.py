@@ -1,0 +1,252 @@
+"""The vocoder: log-mel to waveform. A 1-D ConvNeXt backbone, then a HiFi-GAN generator; attribute names are the checkpoint's.
+
+Weight normalisation is folded before the weights arrive here. Convolutions only: a frame depends on `receptive_frames` frames on either
+side, so a long song can be run in pieces.
+
+B batch, C channels, F mel frames.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vae_svc.model.mel import MelConfig
+
+STEM_KERNEL_SIZE = 7
+NORM_EPSILON = 1e-6
+FLOAT32_LAYERS = ("backbone.channel_layers.0.", "head.conv_post.")
+"""Stay float32 where the other layers are lower: mel values and samples need more than 8 bits."""
+
+
+@dataclass(frozen=True)
+class VocoderConfig:
+    """Architecture; the official values. num_mels is the width between backbone and head, n_mels the bands of the mel front end."""
+
+    input_channels: int = 128
+    depths: tuple[int, ...] = (3, 3, 9, 3)
+    dims: tuple[int, ...] = (128, 256, 384, 512)
+    kernel_sizes: tuple[int, ...] = (7,)
+    upsample_rates: tuple[int, ...] = (4, 4, 2, 2, 2, 2, 2)
+    upsample_kernel_sizes: tuple[int, ...] = (8, 8, 4, 4, 4, 4, 4)
+    resblock_kernel_sizes: tuple[int, ...] = (3, 7, 11, 13)
+    resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5),) * 4
+    num_mels: int = 512
+    upsample_initial_channel: int = 1024
+    pre_conv_kernel_size: int = 13
+    post_conv_kernel_size: int = 13
+    mel: MelConfig = field(default_factory=MelConfig)
+
+
+class Vocoder(nn.Module):
+    """Log-mel to waveform.
+
+    Args:
+        config: Architecture.
+    """
+
+    def __init__(self, config: VocoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(config)
+        self.head = Head(config)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """Synthesise, [B, input_channels, F] float32 -> [B, F * hop_length] float32, -1 to 1."""
+        waveform: Tensor = self.head(self.backbone(mel))
+        return waveform[:, 0]
+
+
+class Backbone(nn.Module):
+    """1-D ConvNeXt over mel frames, [B, input_channels, F] -> [B, dims[-1], F]."""
+
+    def __init__(self, config: VocoderConfig) -> None:
+        super().__init__()
+        stem = nn.Sequential(
+            nn.Conv1d(config.input_channels, config.dims[0], STEM_KERNEL_SIZE, padding=STEM_KERNEL_SIZE // 2, padding_mode="replicate"),
+            ChannelNorm(config.dims[0], eps=NORM_EPSILON),
+        )
+        self.channel_layers = nn.ModuleList([stem])
+        for narrow, wide in zip(config.dims[:-1], config.dims[1:], strict=True):
+            self.channel_layers.append(nn.Sequential(ChannelNorm(narrow, eps=NORM_EPSILON), nn.Conv1d(narrow, wide, 1)))
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(_residual_block(width, config.kernel_sizes) for _ in range(depth)))
+            for depth, width in zip(config.depths, config.dims, strict=True)
+        )
+        self.norm = ChannelNorm(config.dims[-1], eps=NORM_EPSILON)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """Features of each frame, in the type of the inner layers."""
+        hidden_states = self.channel_layers[0](mel).to(self.norm.weight.dtype)
+        hidden_states = self.stages[0](hidden_states)
+        for channel_layer, stage in zip(self.channel_layers[1:], self.stages[1:], strict=True):
+            hidden_states = stage(channel_layer(hidden_states))
+        output: Tensor = self.norm(hidden_states)
+        return output
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of [B, C, F]."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Normalise each frame."""
+        return super().forward(hidden_states.transpose(1, 2)).transpose(1, 2)
+
+
+class ConvNeXtBranch(nn.Module):
+    """Depthwise convolution and pointwise expansion, without the residual; [B, C, F] -> [B, C, F]."""
+
+    def __init__(self, width: int, kernel_size: int) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv1d(width, width, kernel_size, padding=kernel_size // 2, groups=width)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
+        self.pwconv1 = nn.Linear(width, 4 * width)
+        self.pwconv2 = nn.Linear(4 * width, width)
+        self.gamma = nn.Parameter(torch.full((width,), 1e-6))
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """What the block adds to its input."""
+        hidden_states = self.dwconv(hidden_states).transpose(1, 2)  # [B, C, F] -> [B, F, C]
+        hidden_states = self.pwconv2(F.gelu(self.pwconv1(self.norm(hidden_states))))
+        return (self.gamma * hidden_states).transpose(1, 2)
+
+
+class ConvNeXtBlock(ConvNeXtBranch):
+    """The usual block: one branch and the residual."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """[B, C, F] -> [B, C, F]."""
+        return hidden_states + super().forward(hidden_states)
+
+
+class ParallelConvNeXtBlock(nn.Module):
+    """Branches of several kernel sizes side by side, summed with the input."""
+
+    def __init__(self, width: int, kernel_sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ConvNeXtBranch(width, kernel_size) for kernel_size in kernel_sizes)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """[B, C, F] -> [B, C, F]."""
+        output = hidden_states
+        for block in self.blocks:
+            output = output + block(hidden_states)
+        return output
+
+
+def _residual_block(width: int, kernel_sizes: Sequence[int]) -> nn.Module:
+    if len(kernel_sizes) == 1:
+        return ConvNeXtBlock(width, kernel_sizes[0])
+    return ParallelConvNeXtBlock(width, kernel_sizes)
+
+
+class Head(nn.Module):
+    """HiFi-GAN generator, [B, num_mels, F] -> [B, 1, F * product(upsample_rates)]."""
+
+    def __init__(self, config: VocoderConfig) -> None:
+        super().__init__()
+        width = config.upsample_initial_channel
+        self.conv_pre = _same_conv(config.num_mels, width, config.pre_conv_kernel_size)
+        self.ups = nn.ModuleList()
+        self.resblocks = nn.ModuleList()  # flat: the blocks of stage i are len(resblock_kernel_sizes) * i + k
+        for rate, kernel_size in zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True):
+            self.ups.append(nn.ConvTranspose1d(width, width // 2, kernel_size, rate, padding=(kernel_size - rate) // 2))
+            width //= 2
+            for size, dilations in zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True):
+                self.resblocks.append(ResidualBlock(width, size, dilations))
+        self.conv_post = _same_conv(width, 1, config.post_conv_kernel_size)
+        self.num_branches = len(config.resblock_kernel_sizes)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Waveform in the type of conv_post."""
+        hidden_states = self.conv_pre(hidden_states)
+        for index, up in enumerate(self.ups):
+            hidden_states = up(F.silu(hidden_states))
+            branches = self.resblocks[index * self.num_branches : (index + 1) * self.num_branches]
+            total = branches[0](hidden_states)
+            for branch in branches[1:]:
+                total = total + branch(hidden_states)
+            hidden_states = total / self.num_branches
+        return torch.tanh(self.conv_post(F.silu(hidden_states.to(self.conv_post.weight.dtype))))
+
+
+class ResidualBlock(nn.Module):
+    """Rounds of a dilated and an undilated convolution, each round with its residual; [B, C, F] -> [B, C, F]."""
+
+    def __init__(self, width: int, kernel_size: int, dilations: Sequence[int]) -> None:
+        super().__init__()
+        self.convs1 = nn.ModuleList(_same_conv(width, width, kernel_size, dilation) for dilation in dilations)
+        self.convs2 = nn.ModuleList(_same_conv(width, width, kernel_size) for _ in dilations)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """[B, C, F] -> [B, C, F]."""
+        for dilated, plain in zip(self.convs1, self.convs2, strict=True):
+            hidden_states = hidden_states + plain(F.silu(dilated(F.silu(hidden_states))))
+        return hidden_states
+
+
+def _same_conv(in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> nn.Conv1d:
+    return nn.Conv1d(in_channels, out_channels, kernel_size, dilation=dilation, padding=dilation * (kernel_size - 1) // 2)
+
+
+def receptive_frames(config: VocoderConfig) -> int:
+    """Mel frames on either side that a frame's samples depend on; 91 for the official architecture."""
+    margin = config.post_conv_kernel_size // 2  # walked from the samples back to the frames
+    residual = max(
+        sum((dilation + 1) * (size // 2) for dilation in dilations)
+        for size, dilations in zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True)
+    )
+    for rate, kernel_size in reversed(list(zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True))):
+        padding = (kernel_size - rate) // 2
+        # output j of a transposed convolution takes inputs (j + padding - kernel_size + 1) / rate to (j + padding) / rate
+        margin = 1 + (margin + residual - 1 + padding) // rate
+    margin += config.pre_conv_kernel_size // 2
+    return margin + sum(config.depths) * (max(config.kernel_sizes) // 2) + STEM_KERNEL_SIZE // 2
+
+
+def config_from_dict(values: Mapping[str, Any]) -> VocoderConfig:
+    """Read a checkpoint's config; what it leaves out has the official value.
+
+    Raises:
+        ValueError: The values contradict each other or name what is not built: a template, other rates, hops or bands.
+    """
+    names = {field.name for field in fields(VocoderConfig)} - {"mel"}
+    config = VocoderConfig(
+        **{name: _frozen(value) for name, value in values.items() if name in names},
+        mel=MelConfig(**{name: values[key] for key, name in _MEL_KEYS.items() if key in values}),
+    )
+    factor = math.prod(config.upsample_rates)
+    requirements = {
+        "use_template must be false": not values.get("use_template", False),
+        "depths and dims must be of one length": len(config.depths) == len(config.dims),
+        "num_mels must be the last of dims": config.num_mels == config.dims[-1],
+        "upsample_rates and upsample_kernel_sizes must be of one length": len(config.upsample_rates) == len(config.upsample_kernel_sizes),
+        "resblock_kernel_sizes and resblock_dilation_sizes must be of one length": len(config.resblock_kernel_sizes)
+        == len(config.resblock_dilation_sizes),
+        "upsample_initial_channel must halve at each rate": config.upsample_initial_channel % 2 ** len(config.upsample_rates) == 0,
+        "upsample kernels must exceed their rates by an even number": all(
+            size >= rate and (size - rate) % 2 == 0 for rate, size in zip(config.upsample_rates, config.upsample_kernel_sizes, strict=False)
+        ),
+        "kernel sizes must be odd": all(
+            size % 2 == 1
+            for size in (*config.kernel_sizes, *config.resblock_kernel_sizes, config.pre_conv_kernel_size, config.post_conv_kernel_size)
+        ),
+        "the upsample rates must multiply to hop_length": factor == config.mel.hop_length,
+        "n_mels must equal input_channels": config.mel.n_mels == config.input_channels,
+        "n_fft must equal win_length": config.mel.n_fft == config.mel.win_length,
+    }
+    for requirement, holds in requirements.items():
+        if not holds:
+            raise ValueError(requirement)
+    return config
+
+
+_MEL_KEYS = {"sampling_rate": "sample_rate"} | {field.name: field.name for field in fields(MelConfig) if field.name != "sample_rate"}
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
