@@ -35,40 +35,50 @@ def run_in_pieces(block: EfficientViTBlock, hidden_states: Tensor, piece_width: 
         return output
     margin = max((scale.proj_in.kernel_size[1] // 2 for scale in attention.to_qkv_multiscale), default=0)
 
-    # value gets a row of ones, whose product is the normaliser
-    scores = hidden_states.new_zeros((), dtype=torch.float32)  # [B, G, D + 1, D] after the first piece
+    num_groups = attention.to_out.in_features // attention.attention_head_dim
+    keys = hidden_states.new_empty(
+        hidden_states.shape[0], num_groups, attention.attention_head_dim, height, width, dtype=torch.float32
+    )
+    values = F.pad(torch.empty_like(keys), (0, 0, 0, 0, 0, 1), value=1.0)  # the row of ones gives the normaliser
     for start, stop in spans(width, piece_width):
-        _, key, value = _query_key_value(attention, hidden_states, start, stop, margin)
-        scores = scores + F.pad(value, (0, 0, 0, 1), value=1.0) @ key.transpose(-1, -2)
+        _, keys[..., start:stop], values[:, :, :-1, :, start:stop] = _query_key_value(attention, hidden_states, start, stop, margin)
+    scores = values.flatten(3) @ keys.flatten(3).transpose(-1, -2)  # [B, G, D + 1, D]
+    del keys, values
 
-    attended = torch.empty_like(hidden_states)
+    projected = torch.empty_like(hidden_states, memory_format=torch.channels_last)
     for start, stop in spans(width, piece_width):
         query, _, _ = _query_key_value(attention, hidden_states, start, stop, margin)
-        weighted = scores @ query  # [B, G, D + 1, H * W']
+        weighted = scores @ query.flatten(3)  # [B, G, D + 1, H * W']
         weighted = weighted[:, :, :-1] / (weighted[:, :, -1:] + attention.eps)
         weighted = weighted.to(hidden_states.dtype).reshape(hidden_states.shape[0], -1, height, stop - start)
-        projected = attention.norm_out(attention.to_out(weighted.movedim(1, -1))).movedim(-1, 1)
-        attended[..., start:stop] = projected + hidden_states[..., start:stop]
+        projected[..., start:stop] = attention.to_out(weighted.movedim(1, -1)).movedim(-1, 1)
+    attended = attention.norm_out(projected.movedim(1, -1)).movedim(-1, 1) + hidden_states
 
-    output = torch.empty_like(hidden_states)
+    gated: Any = block.conv_out
     for start, stop in spans(width, piece_width):
         low, high = max(start - GATED_CONV_MARGIN, 0), min(stop + GATED_CONV_MARGIN, width)
-        output[..., start:stop] = block.conv_out(attended[..., low:high])[..., start - low : stop - low]
-    return output
+        expanded = gated.conv_depth(F.silu(gated.conv_inverted(attended[..., low:high])))
+        value, gate = expanded[..., start - low : stop - low].chunk(2, dim=1)
+        projected[..., start:stop] = gated.conv_point(value * F.silu(gate))
+    return gated.norm(projected.movedim(1, -1)).movedim(-1, 1) + attended
 
 
 def spans(length: int, size: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of consecutive pieces; the last one may be shorter."""
-    for start in range(0, length, size):
-        yield start, min(start + size, length)
+    """(start, stop) of consecutive pieces, as equal as can be and none above size.
+
+    A sliver at the end would run through other kernels than the whole, whose rounding differs in the last bit.
+    """
+    count = -(-length // size)
+    for index in range(count):
+        yield index * length // count, (index + 1) * length // count
 
 
 def _query_key_value(attention: Any, hidden_states: Tensor, start: int, stop: int, margin: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys (both after ReLU) and values of the columns start to stop, each [B, G, D, H * (stop - start)] float32."""
+    """Queries, keys (both after ReLU) and values of the columns start to stop, each [B, G, D, H, stop - start] float32."""
     low, high = max(start - margin, 0), min(stop + margin, hidden_states.shape[-1])
     rows = hidden_states[..., low:high].movedim(1, -1)
     qkv = torch.cat([attention.to_q(rows), attention.to_k(rows), attention.to_v(rows)], dim=-1).movedim(-1, 1)
     scales = torch.cat([qkv, *(scale(qkv) for scale in attention.to_qkv_multiscale)], dim=1)
     scales = scales[..., start - low : stop - low].float()
-    query, key, value = scales.reshape(scales.shape[0], -1, 3 * attention.attention_head_dim, scales.shape[2] * scales.shape[3]).chunk(3, 2)
+    query, key, value = scales.unflatten(1, (-1, 3 * attention.attention_head_dim)).chunk(3, dim=2)
     return F.relu(query), F.relu(key), value
