@@ -21,7 +21,8 @@ from vae_svc.model.dcae import FRAMES_PER_LATENT, LATENT_CHANNELS, Dcae
 from vae_svc.model.efficient_vit import spans
 from vae_svc.model.mel import LogMel
 from vae_svc.model.resample import Resampler, num_output_samples, resample
-from vae_svc.model.vocoder import Vocoder, receptive_frames
+from vae_svc.model.vocoder import Vocoder
+from vae_svc.model.vocoder_config import receptive_frames
 
 SAMPLE_RATE = 44100
 HOP_LENGTH = 512  # samples of a mel frame

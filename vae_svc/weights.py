@@ -15,9 +15,10 @@ from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from vae_svc.codec import Codec
+from vae_svc.codec import HOP_LENGTH, NUM_MELS, SAMPLE_RATE, Codec
 from vae_svc.model import dcae, vocoder
 from vae_svc.model.vocoder import Vocoder
+from vae_svc.model.vocoder_config import config_from_dict
 
 DCAE_FOLDER = "music_dcae_f8c8"
 VOCODER_FOLDER = "music_vocoder"
@@ -82,7 +83,10 @@ def build_vocoder(folder: Path) -> Vocoder:
     """The vocoder that a folder's config.json describes, on torch's default device, without its weights."""
     config = _read_config(folder)
     try:
-        return Vocoder(vocoder.config_from_dict(config)).eval().requires_grad_(False)
+        parsed = config_from_dict(config)
+        if (parsed.mel.sample_rate, parsed.mel.hop_length, parsed.mel.n_mels) != (SAMPLE_RATE, HOP_LENGTH, NUM_MELS):
+            raise ValueError(f"sampling_rate, hop_length and n_mels must be {SAMPLE_RATE}, {HOP_LENGTH} and {NUM_MELS}")
+        return Vocoder(parsed).eval().requires_grad_(False)
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
 

@@ -32,13 +32,15 @@ class Dcae:
     """
 
     def __init__(self, autoencoder: AutoencoderDC, piece_width: int) -> None:
-        self.encoder: Any = autoencoder.encoder
-        self.decoder: Any = autoencoder.decoder
+        encoder: Any = autoencoder.encoder
+        decoder: Any = autoencoder.decoder
+        self.encoder = encoder
+        self.decoder = decoder
         self.piece_width = piece_width
         self._encoder_cut = _first_global_level(self.encoder.down_blocks)
         self._decoder_cut = _first_global_level(self.decoder.up_blocks)
-        encoder_local = [self.encoder.conv_in, *_flat(self.encoder.down_blocks[: self._encoder_cut])]
-        decoder_local = [*_flat(reversed(self.decoder.up_blocks[: self._decoder_cut])), self.decoder.conv_out]
+        encoder_local: list[nn.Module] = [self.encoder.conv_in, *_flat(self.encoder.down_blocks[: self._encoder_cut])]
+        decoder_local: list[nn.Module] = [*_flat(reversed(self.decoder.up_blocks[: self._decoder_cut])), self.decoder.conv_out]
         self.encoder_columns_per_latent = 2 ** max(NUM_LEVELS - 1 - self._encoder_cut, 0)
         """Width of encode_local's result for one latent frame; 1 for the official architecture."""
         self.decoder_columns_per_latent = 2 ** max(NUM_LEVELS - 1 - self._decoder_cut, 0)
@@ -115,7 +117,11 @@ def check(autoencoder: AutoencoderDC) -> None:
         "latent_channels must be 8": config.latent_channels == LATENT_CHANNELS,
         "decoder_norm_types must be rms_norm": set(_several(config.decoder_norm_types)) == {"rms_norm"},
         "each half needs 4 levels of at least one layer": all(
-            len(layers) == NUM_LEVELS and min(layers) > 0 for layers in (config.encoder_layers_per_block, config.decoder_layers_per_block)
+            len(layers) == len(widths) == NUM_LEVELS and min(layers) > 0
+            for layers, widths in (
+                (config.encoder_layers_per_block, config.encoder_block_out_channels),
+                (config.decoder_layers_per_block, config.decoder_block_out_channels),
+            )
         ),
     }
     for requirement, holds in requirements.items():

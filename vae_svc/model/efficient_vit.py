@@ -1,8 +1,12 @@
 """An EfficientViT block of diffusers' AutoencoderDC, run over a long image in pieces.
 
-Its attention is global, but linear: all that one position needs of the others is the sum of v k^T over positions, a small matrix. So the
-block runs piece after piece in three passes (sum, attention, gated convolution) and equals its own forward to rounding, while the wide
-intermediate tensors (queries, keys and values at two scales, the 8-fold expansion) exist for one piece only.
+Its attention is global but linear: all that one position needs of the others is the sum of v k^T over positions, a small matrix. So keys
+and values are kept for the whole image, and everything wider (queries, keys and values at all scales at once, the 8-fold expansion of the
+gated convolution) exists for one piece only: five tensors of the input's size at the peak where the block's own forward has over twenty.
+
+The result equals that forward to the last bit wherever matrix products and convolutions do not depend on the width of a piece. Sums whose
+order does (the one over positions, the RMS norms) run on the whole image, in the memory layout that the block itself would use. That
+matters because the vocoder magnifies a difference in the last bit to 1e-4.
 
 B batch, C channels, H height, W width (time), G attention groups, D head width.
 """
@@ -36,9 +40,7 @@ def run_in_pieces(block: EfficientViTBlock, hidden_states: Tensor, piece_width: 
     margin = max((scale.proj_in.kernel_size[1] // 2 for scale in attention.to_qkv_multiscale), default=0)
 
     num_groups = attention.to_out.in_features // attention.attention_head_dim
-    keys = hidden_states.new_empty(
-        hidden_states.shape[0], num_groups, attention.attention_head_dim, height, width, dtype=torch.float32
-    )
+    keys = hidden_states.new_empty(hidden_states.shape[0], num_groups, attention.attention_head_dim, height, width, dtype=torch.float32)
     values = F.pad(torch.empty_like(keys), (0, 0, 0, 0, 0, 1), value=1.0)  # the row of ones gives the normaliser
     for start, stop in spans(width, piece_width):
         _, keys[..., start:stop], values[:, :, :-1, :, start:stop] = _query_key_value(attention, hidden_states, start, stop, margin)
@@ -52,7 +54,7 @@ def run_in_pieces(block: EfficientViTBlock, hidden_states: Tensor, piece_width: 
         weighted = weighted[:, :, :-1] / (weighted[:, :, -1:] + attention.eps)
         weighted = weighted.to(hidden_states.dtype).reshape(hidden_states.shape[0], -1, height, stop - start)
         projected[..., start:stop] = attention.to_out(weighted.movedim(1, -1)).movedim(-1, 1)
-    attended = attention.norm_out(projected.movedim(1, -1)).movedim(-1, 1) + hidden_states
+    attended: Tensor = attention.norm_out(projected.movedim(1, -1)).movedim(-1, 1) + hidden_states
 
     gated: Any = block.conv_out
     for start, stop in spans(width, piece_width):
@@ -60,7 +62,8 @@ def run_in_pieces(block: EfficientViTBlock, hidden_states: Tensor, piece_width: 
         expanded = gated.conv_depth(F.silu(gated.conv_inverted(attended[..., low:high])))
         value, gate = expanded[..., start - low : stop - low].chunk(2, dim=1)
         projected[..., start:stop] = gated.conv_point(value * F.silu(gate))
-    return gated.norm(projected.movedim(1, -1)).movedim(-1, 1) + attended
+    normed: Tensor = gated.norm(projected.movedim(1, -1)).movedim(-1, 1)
+    return normed + attended
 
 
 def spans(length: int, size: int) -> Iterator[tuple[int, int]]:
@@ -80,5 +83,6 @@ def _query_key_value(attention: Any, hidden_states: Tensor, start: int, stop: in
     qkv = torch.cat([attention.to_q(rows), attention.to_k(rows), attention.to_v(rows)], dim=-1).movedim(-1, 1)
     scales = torch.cat([qkv, *(scale(qkv) for scale in attention.to_qkv_multiscale)], dim=1)
     scales = scales[..., start - low : stop - low].float()
-    query, key, value = scales.unflatten(1, (-1, 3 * attention.attention_head_dim)).chunk(3, dim=2)
+    batch, _, height, width = scales.shape
+    query, key, value = scales.reshape(batch, -1, 3 * attention.attention_head_dim, height, width).chunk(3, dim=2)
     return F.relu(query), F.relu(key), value

@@ -47,20 +47,23 @@ class LogMel:
         total = self.config.win_length - self.config.hop_length
         return F.pad(waveform[:, None], (total // 2, total - total // 2), mode="reflect")[:, 0]
 
-    def frames(self, padded: Tensor) -> Tensor:
-        """Log-mel of a padded waveform or of any stretch of one that starts at a multiple of the hop.
+    def magnitudes(self, padded: Tensor) -> Tensor:
+        """Spectrum of a padded waveform or of any stretch of one that starts at a multiple of the hop.
 
         Args:
             padded: [B, F * hop_length + win_length - hop_length], float32.
         Returns:
-            [B, M, F]
+            [B, K, F]
         """
         config = self.config
         spectrum = torch.stft(
             padded, config.n_fft, config.hop_length, config.win_length, self.window, center=False, return_complex=True
         )  # [B, K, F]
-        magnitude = torch.sqrt(torch.view_as_real(spectrum).square().sum(-1) + POWER_EPSILON)
-        return torch.matmul(self.filterbank.t(), magnitude).clamp_min(LOG_FLOOR).log()
+        return torch.sqrt(torch.view_as_real(spectrum).square().sum(-1) + POWER_EPSILON)
+
+    def frames(self, padded: Tensor) -> Tensor:
+        """Log-mel of what `magnitudes` takes -> [B, M, F]."""
+        return torch.matmul(self.filterbank.t(), self.magnitudes(padded)).clamp_min(LOG_FLOOR).log()
 
     def __call__(self, waveform: Tensor) -> Tensor:
         """Log-mel of a whole waveform, [B, S] -> [B, M, F]."""
