@@ -1,0 +1,212 @@
+"""Messages to tensors and back. No mathematics.
+
+The worker thread takes one piece of work at a time, in the order in which requests ask: concurrent requests advance in turn, and one that
+was cancelled asks no more.
+"""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import diffusers
+import grpc.aio
+import soundfile
+import torch
+
+from acestep_rpc.errors import InvalidRequest, StageError
+from acestep_rpc.server import Registration
+from acestep_rpc.telemetry import REAL_TIME_FACTOR, STAGE_SECONDS, log
+from acestep_rpc.torch_tensor import pack, unpack
+from acestep_rpc.v1 import stage_pb2, stage_pb2_grpc, vae_pb2, vae_pb2_grpc
+from vae_svc.audio_file import MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, AudioFile, read_audio
+from vae_svc.codec import LATENT_ROWS, Codec, num_samples
+from vae_svc.model.dcae import LATENT_CHANNELS
+from vae_svc.settings import Settings
+from vae_svc.weights import load_codec
+
+DEFAULT_SAMPLE_RATE = 48000
+MESSAGE_SAMPLES = 1 << 17
+"""Samples per channel of one response: 1 MiB of stereo float32, the size at which gRPC streams fastest."""
+
+T = TypeVar("T")
+
+
+class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
+    """VaeService on one device.
+
+    Args:
+        codec: The stage.
+        worker: Its one thread.
+        settings: For the limits.
+    """
+
+    def __init__(self, codec: Codec, worker: ThreadPoolExecutor, settings: Settings) -> None:
+        self._codec = codec
+        self._worker = worker
+        self._settings = settings
+        self._one_file = asyncio.Lock()  # a decoded file takes up to a gigabyte: one is in memory at a time
+
+    async def DecodeLatents(
+        self, request: vae_pb2.DecodeLatentsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[vae_pb2.DecodeLatentsResponse]:
+        """The waveform, each piece as it is done."""
+        rate = request.sample_rate if request.HasField("sample_rate") else DEFAULT_SAMPLE_RATE
+        if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
+            raise InvalidRequest("sample_rate", rate, f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE}")
+        latents = await self._run(lambda: read_latents(request, self._settings.max_latent_frames))
+        total = num_samples(latents.shape[-1], rate)
+        pieces = self._codec.decode(latents, rate)
+        start = 0
+        seconds = 0.0  # of this stage's time, the reader's left out
+        while start < total:
+            begin = time.monotonic()
+            piece = await self._run(lambda: _next_piece(pieces))
+            seconds += time.monotonic() - begin
+            for block in torch.split(piece, MESSAGE_SAMPLES, dim=-1):
+                yield vae_pb2.DecodeLatentsResponse(waveform=pack(block), start_sample=start, total_samples=total, sample_rate=rate)
+                start += block.shape[-1]
+        if total:
+            STAGE_SECONDS.labels("vae_decode").observe(seconds)
+            REAL_TIME_FACTOR.labels("vae_decode").observe(total / rate / seconds)
+
+    async def EncodeAudio(
+        self, request_iterator: AsyncIterator[vae_pb2.EncodeAudioRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> vae_pb2.EncodeAudioResponse:
+        """The latents of a file that comes in pieces."""
+        with tempfile.NamedTemporaryFile(prefix="acestep-") as spool:
+            size = 0
+            async for request in request_iterator:
+                size += len(request.data)
+                if size > self._settings.max_file_bytes:
+                    raise InvalidRequest("data", f"{size} bytes so far", f"at most {self._settings.max_file_bytes} bytes")
+                spool.write(request.data)
+            spool.flush()
+            if size == 0:
+                raise InvalidRequest("data", "0 bytes", "an audio file")
+            async with self._one_file:
+                begin = time.monotonic()
+                file = await asyncio.to_thread(read_audio, Path(spool.name), self._settings.max_duration_seconds)
+                latents = await self._encode(file)
+        seconds = time.monotonic() - begin
+        STAGE_SECONDS.labels("vae_encode").observe(seconds)
+        REAL_TIME_FACTOR.labels("vae_encode").observe(file.duration_seconds / seconds)
+        return vae_pb2.EncodeAudioResponse(
+            latents=pack(latents),
+            duration_seconds=file.duration_seconds,
+            sample_rate=file.sample_rate,
+            channels=file.waveform.shape[0],
+        )
+
+    async def _encode(self, file: AudioFile) -> torch.Tensor:
+        work = self._codec.encode_in_pieces(file.waveform, file.sample_rate)
+        while (latents := await self._run(lambda: _next_step(work))) is None:
+            pass
+        return latents
+
+    async def _run(self, task: Callable[[], T]) -> T:
+        """Run one piece of work in the worker thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, task)
+
+
+def read_latents(request: vae_pb2.DecodeLatentsRequest, max_frames: int) -> torch.Tensor:
+    """Check the latents and take them out, [8, 16, T] float32.
+
+    Raises:
+        InvalidRequest: Type, shape or length is wrong, or a value is not finite.
+    """
+    shape = list(request.latents.shape)
+    if len(shape) == 3 and shape[2] > max_frames:
+        raise InvalidRequest("latents.shape", shape, f"at most {max_frames} frames")
+    return unpack(request.latents, "latents", (torch.float32, torch.bfloat16), (LATENT_CHANNELS, LATENT_ROWS, None)).float()
+
+
+def _next_piece(pieces: Iterator[torch.Tensor]) -> torch.Tensor:
+    piece = next(pieces)
+    if not bool(torch.isfinite(piece).all()):
+        raise StageError("the decoded waveform is not finite")
+    return piece
+
+
+def _next_step(work: Generator[None, None, torch.Tensor]) -> torch.Tensor | None:
+    """Do the next piece of an encode; its latents once it is done."""
+    try:
+        next(work)
+    except StopIteration as finished:
+        latents: torch.Tensor = finished.value
+        if not bool(torch.isfinite(latents).all()):
+            raise StageError("the encoded latents are not finite") from None
+        return latents.cpu()
+    return None
+
+
+class StageServicer(stage_pb2_grpc.StageServiceServicer):
+    """Describes this replica.
+
+    Args:
+        codec: The loaded stage.
+        digest: SHA-256 of its weights.
+        dtype: Compute type.
+        settings: For the limits.
+    """
+
+    def __init__(self, codec: Codec, digest: str, dtype: torch.dtype, settings: Settings) -> None:
+        self._response = stage_pb2.DescribeResponse(
+            stage="vae",
+            model_digest=digest,
+            dtype=str(dtype).removeprefix("torch."),
+            device=str(codec.device),
+            versions={"torch": torch.__version__, "diffusers": diffusers.__version__, "soundfile": soundfile.__version__},
+            limits={
+                "max_file_bytes": settings.max_file_bytes,
+                "max_duration_seconds": settings.max_duration_seconds,
+                "max_channels": MAX_CHANNELS,
+                "max_latent_frames": settings.max_latent_frames,
+            },
+        )
+
+    async def Describe(self, request: stage_pb2.DescribeRequest, context: grpc.aio.ServicerContext[Any, Any]) -> stage_pb2.DescribeResponse:
+        """Constant while the replica lives."""
+        return self._response
+
+
+async def load(settings: Settings) -> Sequence[Registration]:
+    """Load the weights in the stage's worker thread and build its services."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vae")
+    loaded = await asyncio.get_running_loop().run_in_executor(worker, lambda: load_codec(settings.checkpoint, device, dtype))
+    log("weights_loaded", stage="vae", device=str(device), dtype=str(dtype), digest=loaded.model_digest)
+    # WatchStatus: the base class answers UNIMPLEMENTED
+    stage = StageServicer(loaded.codec, loaded.model_digest, dtype, settings)  # type: ignore[abstract]
+    return (
+        Registration(
+            "acestep_rpc.v1.VaeService",
+            VaeServicer(loaded.codec, worker, settings),
+            vae_pb2_grpc.add_VaeServiceServicer_to_server,
+        ),
+        Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server),
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """The named device; auto: CUDA where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The named type; auto: bfloat16 on accelerators and on CPUs with AMX, float32 on all others, where bfloat16 is slower."""
+    named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if name in named:
+        return named[name]
+    if name != "auto":
+        raise ValueError(f"dtype {name!r} is not one of auto, float32, bfloat16")
+    fast_bfloat16 = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_amx_tile_supported())
+    return torch.bfloat16 if fast_bfloat16 else torch.float32
