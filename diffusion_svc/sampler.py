@@ -101,9 +101,16 @@ class Sampler:
 
     @torch.inference_mode()
     def start(self, request: SamplingRequest) -> list[Song]:
-        """Project the conditions, once for all songs and steps, and run each song to its first evaluation."""
+        """Project the conditions, once for all songs and steps, and run each song to its first evaluation.
+
+        Raises:
+            ShapeTooLarge: The device has no memory for the conditions.
+        """
         schedule = build_sampling_schedule(request.params)
-        contexts = self._project(request)
+        try:
+            contexts = self._project(request)
+        except torch.OutOfMemoryError as error:
+            raise ShapeTooLarge(f"the conditions do not fit: {error}", device=str(self.model.device)) from error
         modulations = self._modulate(schedule.timesteps)
         songs = []
         for seed in request.seeds:

@@ -4,12 +4,13 @@
 """
 
 import filecmp
-import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
 from pathlib import Path
+
+from google.protobuf import descriptor_pb2
 
 ROOT = Path(__file__).resolve().parent.parent
 RELEASED = ROOT / "protos" / "released.binpb"
@@ -25,7 +26,10 @@ def main() -> int:
         generate = [sys.executable, str(ROOT / "protos" / "generate.py"), "--out", name, "--image", str(image)]
         subprocess.run(generate, check=True)
         if sys.argv[1:] == ["--release"]:
-            shutil.copy(image, RELEASED)
+            files = descriptor_pb2.FileDescriptorSet.FromString(image.read_bytes())
+            for file in files.file:
+                file.ClearField("source_code_info")  # comments are no part of a promise
+            RELEASED.write_bytes(files.SerializeToString(deterministic=True))
             return 0
         fresh, tracked = folder / "acestep_rpc" / "v1", ROOT / "acestep_rpc" / "v1"
         names = sorted(path.name for path in fresh.iterdir())

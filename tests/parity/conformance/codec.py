@@ -39,6 +39,18 @@ def split(entry: Mapping[str, Any], tensors: Tensors) -> tuple[Tensors, Tensors]
     return given, {name: tensor for name, tensor in tensors.items() if name not in inputs}
 
 
+def reduce(inputs: Tensors, expected: Tensors) -> tuple[Tensors, str]:
+    """Leave out of the recorded outputs what contradicts the specification; says so in the second result.
+
+    Of a batch of different audio the reference gives the first item's latents for every item. Ours encodes each item: only the first is held
+    against the recording, and the unit tests hold a batch against its items alone.
+    """
+    latents, audio = expected.get("latents"), inputs.get("audio")
+    if latents is None or audio is None or len(latents) == 1 or not torch.equal(latents, latents[:1].expand_as(latents)):
+        return expected, ""
+    return {**expected, "latents": latents[:1]}, "(item 0 only: the recording repeats its latents for the others, whose audio differs)"
+
+
 def compute(folder: Path, checkpoint: Checkpoint, entry: Mapping[str, Any], inputs: Tensors, expected: Tensors) -> Tensors:
     """Our outputs under the recorded names."""
     codec, params = checkpoint.codec, entry.get("params", {})
@@ -82,12 +94,7 @@ def _encode(codec: Codec, folder: Path, params: Mapping[str, Any], inputs: Tenso
         audio = file.waveform[None]
     else:
         audio = inputs["audio"]
-    latents = codec.encode(audio, rate)
-    recorded = expected["latents"]
-    if len(audio) > 1 and torch.equal(recorded, recorded[:1].expand_as(recorded)):
-        # The recording has the first item's latents for every item, though their audio differs: a defect that is not repeated here.
-        latents = latents[:1].expand_as(recorded)
-    outputs["latents"] = latents
+    outputs["latents"] = codec.encode(audio, rate)[: len(expected["latents"])]
     lengths = inputs.get("audio_lengths", torch.full((len(audio),), audio.shape[-1]))
     outputs["latent_lengths"] = (lengths / rate * SAMPLE_RATE / 512 / 8).floor().to(torch.int64)
     if "normalised_mel_first" in expected:

@@ -203,17 +203,18 @@ async def test_load_serves_the_codec_and_describes_it(checkpoint):
     assert await decode(InProcessStub(registrations[0].servicer), request(torch.zeros(8, 16, 1)))
 
 
-def test_auto_is_float32_on_a_processor_without_amx(monkeypatch):
+def test_auto_is_bfloat16_only_where_it_is_faster(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert choose_dtype("auto", torch.device("cpu")) == torch.float32
+    assert choose_dtype("auto", torch.device("cpu"), 1024) == torch.float32
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    assert choose_dtype("auto", torch.device("cpu")) == torch.bfloat16
-    assert choose_dtype("auto", torch.device("cuda")) == torch.bfloat16
+    assert choose_dtype("auto", torch.device("cpu"), 1024) == torch.bfloat16
+    assert choose_dtype("auto", torch.device("cpu"), 128) == torch.float32
+    assert choose_dtype("auto", torch.device("cuda"), 128) == torch.bfloat16
 
 
 def test_an_unknown_type_stops_the_start():
     with pytest.raises(ValueError, match="float16"):
-        choose_dtype("float16", torch.device("cpu"))
+        choose_dtype("float16", torch.device("cpu"), 1024)
 
 
 def test_settings_come_from_the_environment():
