@@ -216,8 +216,8 @@ def choose_device(name: str) -> torch.device:
 def choose_dtype(name: str, device: torch.device, vocoder_channels: int) -> torch.dtype:
     """The named type; auto: bfloat16 where it is faster, float32 elsewhere.
 
-    bfloat16 is faster on accelerators, and on CPUs with AMX for wide convolutions: there it took 0.4 of float32's time with a vocoder of 1024
-    channels (the official one), and 5 times as long with one of 128.
+    bfloat16 is faster on accelerators, and on CPUs with AMX for wide convolutions: there it took 0.4 of float32's time with a vocoder of
+    1024 channels (the official one), and 5 times as long with one of 128.
 
     Args:
         name: auto, float32 or bfloat16.

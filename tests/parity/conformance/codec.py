@@ -42,8 +42,8 @@ def split(entry: Mapping[str, Any], tensors: Tensors) -> tuple[Tensors, Tensors]
 def reduce(inputs: Tensors, expected: Tensors) -> tuple[Tensors, str]:
     """Leave out of the recorded outputs what contradicts the specification; says so in the second result.
 
-    Of a batch of different audio the reference gives the first item's latents for every item. Ours encodes each item: only the first is held
-    against the recording, and the unit tests hold a batch against its items alone.
+    Of a batch of different audio the reference gives the first item's latents for every item. Ours encodes each item: only the first is
+    held against the recording, and the unit tests hold a batch against its items alone.
     """
     latents, audio = expected.get("latents"), inputs.get("audio")
     if latents is None or audio is None or len(latents) == 1 or not torch.equal(latents, latents[:1].expand_as(latents)):
