@@ -137,12 +137,12 @@ def run(service: str, settings: ServerSettings, build: Callable[[], Awaitable[Se
         settings: Where to listen, how long to drain.
         build: Loads weights and makes the servicers.
     Raises:
-        SystemExit: A port is taken.
+        SystemExit: A port is taken, or the checkpoint or a setting is refused; the message says which.
     """
     configure_logging(service)
     try:
         asyncio.run(_run_until_signal(settings, build))
-    except ServerError as error:
+    except (ServerError, ValueError) as error:  # ValueError: a checkpoint or a setting that the stage refuses
         log("cannot_start", level=logging.ERROR, reason=str(error))
         raise SystemExit(f"{service}: {error}") from error
 

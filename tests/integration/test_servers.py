@@ -1,9 +1,15 @@
 """What every server has: health, reflection, metrics, logs with the request id."""
 
 import json
+import shutil
+import subprocess
+import sys
 
+import pytest
+import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from safetensors.torch import load_file, save_file
 
 from acestep_rpc.channels import connect
 from tests.integration.requests import generate, song_request
@@ -35,3 +41,34 @@ async def test_one_request_id_runs_through_all_logs(system, music):
     for server in system.servers.values():
         lines = [json.loads(line) for line in server.log().splitlines()]
         assert any(line.get("request_id") == "trace-me-17" and line["event"] == "request" for line in lines), server.name
+
+
+@pytest.mark.parametrize("stage", ["encoder", "diffusion", "vae"])
+@pytest.mark.parametrize("damage", ["missing", "extra", "misshapen", "truncated"])
+def test_a_damaged_checkpoint_stops_the_start_and_is_named(checkpoint, tmp_path, stage, damage):
+    folder, tensor = {
+        "encoder": ("ace_step_transformer", "lyric_encoder.after_norm.weight"),
+        "diffusion": ("ace_step_transformer", "t_block.1.bias"),
+        "vae": ("music_vocoder", "head.conv_post.bias"),
+    }[stage]
+    copy = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, copy)
+    file = copy / folder / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    named = tensor
+    if damage == "missing":
+        del tensors[tensor]
+    elif damage == "misshapen":
+        tensors[tensor] = torch.zeros(3)
+    else:
+        named = "surprise.weight" if damage == "extra" else file.name
+        tensors["surprise.weight"] = torch.zeros(3)
+    save_file(tensors, file)
+    if damage == "truncated":
+        file.write_bytes(file.read_bytes()[:-1000])
+    command = [sys.executable, "-m", "clients.cli.main", "serve", stage, "--checkpoint", str(copy)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith(f"{stage}: ")
+    assert named in last
