@@ -2,13 +2,16 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 
 from acestep_rpc.server import Registration, run
 from acestep_rpc.settings import SettingsError, from_environment
 from acestep_rpc.v1 import music_pb2_grpc
+from orchestrator.assets import AssetStore
 from orchestrator.servicer import MusicServicer
 from orchestrator.settings import PREFIX, Settings
+from orchestrator.sources import Sources
 from orchestrator.stages import Stages, connect_stages
 
 
@@ -21,8 +24,10 @@ async def _stages(settings: Settings) -> Stages:
     return await load(settings.checkpoint, settings.device, settings.dtype, settings.threads)
 
 
-async def _build(settings: Settings) -> Sequence[Registration]:
-    servicer = MusicServicer(await _stages(settings))  # type: ignore[abstract]  # what is not built: the base class answers UNIMPLEMENTED
+async def _build(settings: Settings, store: str) -> Sequence[Registration]:
+    stages = await _stages(settings)
+    sources = Sources(AssetStore(store), stages)
+    servicer = MusicServicer(stages, sources)  # type: ignore[abstract]  # what is not built: the base class answers UNIMPLEMENTED
     return (Registration("acestep_rpc.v1.MusicService", servicer, music_pb2_grpc.add_MusicServiceServicer_to_server),)
 
 
@@ -32,7 +37,8 @@ def main() -> None:
         settings = from_environment(Settings, PREFIX, os.environ)
     except SettingsError as error:
         sys.exit(str(error))
-    run("orchestrator", settings, lambda: _build(settings))
+    with tempfile.TemporaryDirectory(prefix="acestep-store-") as temporary:
+        run("orchestrator", settings, lambda: _build(settings, settings.store or temporary))
 
 
 if __name__ == "__main__":

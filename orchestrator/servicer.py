@@ -3,7 +3,7 @@
 import contextlib
 import random
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import grpc.aio
@@ -13,6 +13,7 @@ from acestep_rpc import telemetry
 from acestep_rpc.v1 import music_pb2, music_pb2_grpc
 from orchestrator import plan
 from orchestrator.pipeline import generate
+from orchestrator.sources import Sources
 from orchestrator.stages import Stages
 
 
@@ -21,10 +22,12 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
 
     Args:
         stages: Who does the work.
+        sources: Uploads.
     """
 
-    def __init__(self, stages: Stages) -> None:
+    def __init__(self, stages: Stages, sources: Sources) -> None:
         self._stages = stages
+        self._sources = sources
         self._seed_source = random.SystemRandom()
 
     async def Generate(
@@ -36,6 +39,20 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
         async with contextlib.aclosing(generate(planned, self._stages, _deadline(context))) as events:
             async for event in events:
                 yield event
+
+    async def UploadAudio(
+        self, request_iterator: AsyncIterator[music_pb2.UploadAudioRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> music_pb2.UploadAudioResponse:
+        """Check and store an audio file."""
+        return await self._sources.upload(request_iterator, _deadline(context))
+
+    async def DownloadAudio(
+        self, request: music_pb2.DownloadAudioRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncGenerator[music_pb2.DownloadAudioResponse, None]:
+        """Bytes of an upload."""
+        async with contextlib.aclosing(self._sources.download(request.name, request.offset)) as responses:
+            async for response in responses:
+                yield response
 
     async def GetCapabilities(
         self, request: music_pb2.GetCapabilitiesRequest, context: grpc.aio.ServicerContext[Any, Any]

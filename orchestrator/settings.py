@@ -28,6 +28,8 @@ class Settings(ServerSettings):
     """Embedded: float32, bfloat16, or auto: bfloat16 where the device computes it faster."""
     threads: int = 0
     """Embedded: CPU threads; 0: one per core."""
+    store: str = ""
+    """Folder or fsspec URL for uploads, as "s3://bucket/prefix"; empty: a temporary folder that goes with this process."""
 
     def __post_init__(self) -> None:
         targets = {"ENCODER": self.encoder, "DIFFUSION": self.diffusion, "VAE": self.vae}

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import grpc.aio
@@ -81,6 +81,16 @@ class Stages:
                 if attempt == 2:
                     raise
                 log("stage_retried", reason=str(error))
+
+    async def encode_audio(self, data: Callable[[], AsyncIterator[bytes]], deadline: float | None) -> vae_pb2.EncodeAudioResponse:
+        """Encode an audio file; tried twice, each time with the bytes of a new data()."""
+
+        async def requests() -> AsyncIterator[vae_pb2.EncodeAudioRequest]:
+            async for piece in data():
+                yield vae_pb2.EncodeAudioRequest(data=piece)
+
+        response: vae_pb2.EncodeAudioResponse = await _twice(lambda: self._vae.EncodeAudio(requests(), timeout=_timeout(deadline)))
+        return response
 
     async def close(self) -> None:
         """Let go of the stages."""

@@ -29,6 +29,7 @@ the embedded server reads ACESTEP_ORCHESTRATOR_*. The flag wins.
 _EVERY_SERVER = ("host", "port", "metrics_port", "drain_seconds", "ready_file")
 _TORCH = ("checkpoint", "device", "dtype", "threads")
 _TARGETS = ("encoder", "diffusion", "vae")
+_STORE = ("store",)
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ _SERVICES = {
     "encoder": _Service("encoder_svc", "encoder", _TORCH),
     "diffusion": _Service("diffusion_svc", "diffusion", _TORCH),
     "vae": _Service("vae_svc", "vae", _TORCH),
-    "orchestrator": _Service("orchestrator", "orchestrator", _TARGETS),
+    "orchestrator": _Service("orchestrator", "orchestrator", _TARGETS + _STORE),
 }
-_EMBEDDED = _Service("orchestrator", "all", _TORCH)
+_EMBEDDED = _Service("orchestrator", "all", _TORCH + _STORE)
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -72,6 +73,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     remote = parser.add_argument_group("orchestrator")
     for name in _TARGETS:
         remote.add_argument(f"--{name}", metavar="HOST:PORT", help=f"where the {name} stage listens")
+    remote.add_argument("--store", metavar="URL", help="folder or fsspec URL for uploads (default: a temporary folder)")
     parser.set_defaults(run=run)
 
 
@@ -87,7 +89,7 @@ def environment(args: argparse.Namespace) -> tuple[_Service, dict[str, str]]:
         raise CommandFailed(f"name a service ({', '.join(_SERVICES)}) or give --embedded", ExitCode.USAGE)
     service = _EMBEDDED if args.embedded else _SERVICES[args.service]
     variables = {f"{service.prefix}EMBEDDED": "true"} if args.embedded else {}
-    for name in (*_EVERY_SERVER, *_TORCH, *_TARGETS):
+    for name in (*_EVERY_SERVER, *_TORCH, *_TARGETS, *_STORE):
         value = getattr(args, name)
         if value is None:
             continue

@@ -12,8 +12,10 @@ from acestep_rpc.inprocess import InProcessStub
 from acestep_rpc.server import Registration, serve
 from acestep_rpc.settings import ServerSettings
 from acestep_rpc.v1 import music_pb2, music_pb2_grpc, stage_pb2, stage_pb2_grpc
+from orchestrator.assets import AssetStore
 from orchestrator.plan import LIMITS
 from orchestrator.servicer import MusicServicer
+from orchestrator.sources import Sources
 from orchestrator.stages import Stages, connect_stages
 
 
@@ -48,7 +50,7 @@ async def stub() -> AsyncIterator[Any]:
     stages = Stages(None, None, None, [InProcessStub(Describing(description)) for description in descriptions])
 
     async def build() -> Sequence[Registration]:
-        servicer = MusicServicer(stages)  # type: ignore[abstract]
+        servicer = MusicServicer(stages, Sources(AssetStore("memory://"), stages))  # type: ignore[abstract]
         return [Registration("acestep_rpc.v1.MusicService", servicer, music_pb2_grpc.add_MusicServiceServicer_to_server)]
 
     server = await serve(ServerSettings(), build)
@@ -71,8 +73,6 @@ async def test_a_bad_request_is_refused_with_every_field_over_the_wire(stub: Any
         ("SubmitGeneration", music_pb2.SubmitGenerationRequest()),
         ("WatchGeneration", music_pb2.WatchGenerationRequest()),
         ("EstimateGeneration", music_pb2.EstimateGenerationRequest()),
-        ("UploadAudio", [music_pb2.UploadAudioRequest()]),
-        ("DownloadAudio", music_pb2.DownloadAudioRequest()),
     ],
 )
 async def test_what_is_not_built_is_unimplemented(stub: Any, method: str, request_message: Any) -> None:
@@ -107,7 +107,7 @@ async def test_every_advertised_task_is_a_task_of_the_contract(stub: Any) -> Non
 async def test_a_stage_that_is_away_is_said_before_any_work() -> None:
     targets = [f"127.0.0.1:{free_port()}" for _ in range(3)]
     stages = connect_stages(*targets, ready_seconds=0.2)
-    stub: Any = InProcessStub(MusicServicer(stages))  # type: ignore[abstract]
+    stub: Any = InProcessStub(MusicServicer(stages, Sources(AssetStore("memory://"), stages)))  # type: ignore[abstract]
     events = stub.Generate(music_pb2.GenerateRequest(prompt={"tags": "funk"}))
     assert (await anext(events)).HasField("accepted")
     assert (await anext(events)).progress.stage == music_pb2.STAGE_QUEUED

@@ -1,0 +1,104 @@
+"""Uploaded audio by content, with what codecs made of it, in a folder or any store that fsspec opens. Knows neither gRPC nor codecs."""
+
+import asyncio
+import io
+import re
+import shutil
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+
+from acestep_rpc.errors import InvalidRequest, NotFound
+
+READ_BYTES = 1 << 20
+_NAME = re.compile(r"assets/[0-9a-f]{64}")
+
+
+class AssetStore:
+    """Files under their SHA-256: the same bytes are one asset.
+
+    Args:
+        url: Folder or fsspec URL, as "/var/lib/acestep" or "s3://bucket/prefix".
+    """
+
+    def __init__(self, url: str) -> None:
+        self._files: Any
+        self._files, self._root = fsspec.core.url_to_fs(url)
+
+    async def add(self, file: Path, sha256: str) -> str:
+        """Store a file; returns its name, "assets/<sha256>"."""
+        name = f"assets/{sha256}"
+        await asyncio.to_thread(self._put, file, f"{name}/audio")
+        return name
+
+    async def size(self, name: str) -> int:
+        """Bytes of an asset.
+
+        Raises:
+            NotFound: There is none of that name.
+        """
+        try:
+            info = await asyncio.to_thread(self._files.info, self._path(f"{_checked(name)}/audio"))
+        except FileNotFoundError:
+            raise NotFound("asset", name) from None
+        return int(info["size"])
+
+    async def read(self, name: str, offset: int = 0) -> AsyncGenerator[bytes, None]:
+        """Bytes of an asset from an offset on, at most READ_BYTES at a time.
+
+        Raises:
+            NotFound: There is none of that name.
+            InvalidRequest: The offset is behind its end.
+        """
+        size = await self.size(name)
+        if offset > size:
+            raise InvalidRequest("offset", offset, f"0 to {size}")
+        file = await asyncio.to_thread(self._files.open, self._path(f"{name}/audio"), "rb")
+        try:
+            await asyncio.to_thread(file.seek, offset)
+            while data := await asyncio.to_thread(file.read, READ_BYTES):
+                yield data
+        finally:
+            await asyncio.to_thread(file.close)
+
+    async def latents(self, name: str, codec_digest: str) -> bytes | None:
+        """What `add_latents` stored for this asset and codec; None: nothing."""
+        try:
+            data: bytes = await asyncio.to_thread(self._files.cat_file, self._path(f"{_checked(name)}/{codec_digest}"))
+        except FileNotFoundError:
+            return None
+        return data
+
+    async def add_latents(self, name: str, codec_digest: str, data: bytes) -> None:
+        """Keep what a codec made of an asset."""
+        await asyncio.to_thread(self._write, f"{_checked(name)}/{codec_digest}", io.BytesIO(data))
+
+    def _path(self, relative: str) -> str:
+        return f"{self._root}/{relative}"
+
+    def _put(self, source: Path, relative: str) -> None:
+        if not self._files.exists(self._path(relative)):
+            with source.open("rb") as data:
+                self._write(relative, data)
+
+    def _write(self, relative: str, data: BinaryIO) -> None:
+        """Write a file that appears whole, or not at all."""
+        path = self._path(relative)
+        self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
+        target = self._files.open(path, "wb", autocommit=False)
+        try:
+            shutil.copyfileobj(data, target, READ_BYTES)
+            target.close()
+        except BaseException:
+            target.discard()
+            raise
+        target.commit()
+
+
+def _checked(name: str) -> str:
+    """The name, if it can be one: it becomes part of a path."""
+    if not _NAME.fullmatch(name):
+        raise NotFound("asset", name)
+    return name

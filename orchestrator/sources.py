@@ -1,0 +1,83 @@
+"""Audio that a task starts from: taken in, checked, and turned to latents once per codec."""
+
+import hashlib
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
+
+from acestep_rpc.errors import InvalidRequest
+from acestep_rpc.v1 import music_pb2, vae_pb2
+from orchestrator.assets import READ_BYTES, AssetStore
+from orchestrator.stages import Stages
+
+
+class Sources:
+    """Uploads and their latents.
+
+    Args:
+        assets: Where they are kept.
+        stages: The codec among them checks a file by encoding it.
+    """
+
+    def __init__(self, assets: AssetStore, stages: Stages) -> None:
+        self._assets = assets
+        self._stages = stages
+
+    async def upload(self, requests: AsyncIterator[music_pb2.UploadAudioRequest], deadline: float | None) -> music_pb2.UploadAudioResponse:
+        """Take a file in. It is stored only when the codec could encode it, and with what that gave.
+
+        Raises:
+            InvalidRequest: It is too large, no audio, damaged, or not the file that its digest says.
+        """
+        vae = (await self._stages.describe(deadline))[2]
+        limit, digest, size, promised = int(vae.limits["max_file_bytes"]), hashlib.sha256(), 0, ""
+        with tempfile.NamedTemporaryFile(prefix="acestep-upload-") as spool:
+            async for request in requests:
+                promised = promised or request.sha256.lower()
+                size += len(request.data)
+                if size > limit:
+                    raise InvalidRequest("data", f"{size} bytes so far", f"at most {limit} bytes")
+                digest.update(request.data)
+                spool.write(request.data)
+            spool.flush()
+            if promised and promised != digest.hexdigest():
+                raise InvalidRequest("sha256", promised, f"the digest of the bytes that came, {digest.hexdigest()}")
+            path = Path(spool.name)
+            encoded = await self._stages.encode_audio(lambda: _read_file(path), deadline)
+            name = await self._assets.add(path, digest.hexdigest())
+        await self._assets.add_latents(name, vae.model_digest, encoded.SerializeToString())
+        return music_pb2.UploadAudioResponse(
+            name=name, duration_seconds=encoded.duration_seconds, sample_rate=encoded.sample_rate, channels=encoded.channels
+        )
+
+    async def download(self, name: str, offset: int) -> AsyncGenerator[music_pb2.DownloadAudioResponse, None]:
+        """Bytes of an upload from an offset on.
+
+        Raises:
+            NotFound: There is none of that name.
+            InvalidRequest: The offset is behind its end.
+        """
+        size = await self._assets.size(name)
+        async for data in self._assets.read(name, offset):
+            yield music_pb2.DownloadAudioResponse(offset=offset, data=data, size_bytes=size)
+            offset += len(data)
+
+    async def latents(self, name: str, codec_digest: str, deadline: float | None) -> vae_pb2.EncodeAudioResponse:
+        """What the present codec makes of an upload: known, or encoded now and kept.
+
+        Raises:
+            NotFound: There is none of that name.
+        """
+        known = await self._assets.latents(name, codec_digest)
+        if known is not None:
+            return vae_pb2.EncodeAudioResponse.FromString(known)
+        await self._assets.size(name)  # a name without a file is told apart from a codec that fails
+        encoded = await self._stages.encode_audio(lambda: self._assets.read(name), deadline)
+        await self._assets.add_latents(name, codec_digest, encoded.SerializeToString())
+        return encoded
+
+
+async def _read_file(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while data := file.read(READ_BYTES):
+            yield data
