@@ -9,13 +9,17 @@ from collections.abc import AsyncGenerator, Iterator
 
 from acestep_rpc.errors import InvalidRequest, StageError
 from acestep_rpc.telemetry import REAL_TIME_FACTOR, STAGE_SECONDS, log, request_id
-from acestep_rpc.v1 import diffusion_pb2, encoder_pb2, music_pb2, tensor_pb2, vae_pb2
+from acestep_rpc.v1 import encoder_pb2, music_pb2, tensor_pb2, vae_pb2
 from orchestrator.plan import Plan
 from orchestrator.song_file import SongFile
+from orchestrator.stage_requests import encode_request, encode_target_request, sample_request
 from orchestrator.stages import Stages
+from orchestrator.tasks import Edit, song_seconds
 
 
-async def generate(plan: Plan, stages: Stages, deadline: float | None) -> AsyncGenerator[music_pb2.GenerateEvent, None]:
+async def generate(
+    plan: Plan, stages: Stages, deadline: float | None, source: vae_pb2.EncodeAudioResponse | None = None
+) -> AsyncGenerator[music_pb2.GenerateEvent, None]:
     """Make the songs of a plan.
 
     Closing the iterator, or cancelling the task that waits for it, cancels the stage's call that is under way.
@@ -24,27 +28,33 @@ async def generate(plan: Plan, stages: Stages, deadline: float | None) -> AsyncG
         plan: From `plan`.
         stages: Who does the work.
         deadline: A time.monotonic(): each stage gets what the ones before it have left. None: as long as it takes.
+        source: Latents of the plan's source, if it has one.
     Yields:
         accepted, progress and audio chunks, completed.
     Raises:
         AcestepError: From a stage, or StageError for a result that is no song.
     """
+    duration_seconds = song_seconds(plan.task, source)
     events = _Events(plan.request_id)
     clock = _Clock()
-    yield events.stamp(accepted=music_pb2.Accepted(seeds=plan.seeds, duration_seconds=plan.duration_seconds))
+    yield events.stamp(accepted=music_pb2.Accepted(seeds=plan.seeds, duration_seconds=duration_seconds))
     yield events.progress(music_pb2.STAGE_QUEUED, 0, 1)
     descriptions = await stages.describe(deadline)  # a stage that is away shows now, not after minutes of sampling
     clock.lap("queued")
 
     yield events.progress(music_pb2.STAGE_ENCODE, 0, 1)
-    encoded = await _encode(plan, stages, deadline)
+    encoded = await _encode(encode_request(plan), "prompt", stages, deadline)
+    target = None
+    if isinstance(plan.task, Edit):
+        target = await _encode(encode_target_request(plan, plan.task), "edit.target", stages, deadline)
     preprocess_seconds = clock.lap("encode")
     yield events.progress(music_pb2.STAGE_ENCODE, 1, 1, 0.0)
 
+    request = sample_request(plan, encoded.conditioning, source.latents if source else None, target.conditioning if target else None)
     latents: list[tensor_pb2.Tensor] = []
     pace = _Pace()
     with _internal("diffusion"):
-        async with contextlib.aclosing(stages.sample(_sample_request(plan, encoded.conditioning), deadline)) as responses:
+        async with contextlib.aclosing(stages.sample(request, deadline)) as responses:
             async for response in responses:
                 step, total = response.progress.step, response.progress.total_steps
                 if response.WhichOneof("event") == "progress":
@@ -58,10 +68,10 @@ async def generate(plan: Plan, stages: Stages, deadline: float | None) -> AsyncG
     songs = []
     pace = _Pace()
     for variant_index, variant_latents in enumerate(latents):
-        file = SongFile(plan, variant_index, descriptions, preprocess_seconds, diffusion_seconds)
-        request = vae_pb2.DecodeLatentsRequest(latents=variant_latents, sample_rate=plan.sample_rate)
+        file = SongFile(plan, variant_index, duration_seconds, descriptions, preprocess_seconds, diffusion_seconds)
+        decode_request = vae_pb2.DecodeLatentsRequest(latents=variant_latents, sample_rate=plan.sample_rate)
         with _internal("vae"):
-            async with contextlib.aclosing(stages.decode(request, deadline)) as pieces:
+            async with contextlib.aclosing(stages.decode(decode_request, deadline)) as pieces:
                 async for piece in pieces:
                     for chunk in await asyncio.to_thread(file.add, piece):
                         yield events.stamp(audio_chunk=chunk)
@@ -75,27 +85,19 @@ async def generate(plan: Plan, stages: Stages, deadline: float | None) -> AsyncG
     audio_seconds = sum(song.duration_seconds for song in songs)
     REAL_TIME_FACTOR.labels("orchestrator").observe(audio_seconds / clock.total())
     log("generated", songs=len(songs), audio_seconds=audio_seconds, seconds=round(clock.total(), 3))
-    yield events.stamp(completed=music_pb2.GenerateResult(songs=songs, warnings=_warnings(encoded), lyric_lines=encoded.lines))
-
-
-async def _encode(plan: Plan, stages: Stages, deadline: float | None) -> encoder_pb2.EncodePromptResponse:
-    request = encoder_pb2.EncodePromptRequest(
-        tags=plan.tags, lyrics=plan.lyrics, lyric_options=plan.lyric_options, null_condition=plan.null_condition
+    yield events.stamp(
+        completed=music_pb2.GenerateResult(songs=songs, warnings=_warnings(target or encoded), lyric_lines=(target or encoded).lines)
     )
+
+
+async def _encode(
+    request: encoder_pb2.EncodePromptRequest, prompt: str, stages: Stages, deadline: float | None
+) -> encoder_pb2.EncodePromptResponse:
     try:
         return await stages.encode(request, deadline)
     except InvalidRequest as error:  # the caller's texts: the field names are to be those of the caller's message
-        fields = [(field if field.startswith("prompt.") else f"prompt.{field}", text) for field, text in error.violations]
+        fields = [(f"{prompt}.{field.removeprefix('prompt.')}", text) for field, text in error.violations]
         raise InvalidRequest.from_violations(fields) from error
-
-
-def _sample_request(plan: Plan, conditioning: encoder_pb2.Conditioning) -> diffusion_pb2.SampleRequest:
-    return diffusion_pb2.SampleRequest(
-        conditioning=conditioning,
-        params=plan.sampling,
-        seeds=plan.seeds,
-        text_to_music=diffusion_pb2.TextToMusicSampling(duration_seconds=plan.duration_seconds),
-    )
 
 
 @contextlib.contextmanager

@@ -1,57 +1,20 @@
 """A request becomes a plan: every default, every limit and every seed. Pure: the one source of what the server accepts and publishes."""
 
 import random
-import unicodedata
 from dataclasses import dataclass
 
-from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
-
-from acestep_rpc.errors import InvalidRequest, Unimplemented
+from acestep_rpc.errors import Unimplemented
 from acestep_rpc.telemetry import is_request_id
 from acestep_rpc.v1 import encoder_pb2, music_pb2, sampling_pb2
+from orchestrator.limits import LIMITS, SAMPLE_RATES, Problems
+from orchestrator.tasks import MAX_LYRICS_CHARACTERS, MAX_TAGS_CHARACTERS, Edit, Task, read_task, refuse_what_is_not_built
 
-MAX_TAGS_CHARACTERS = 4096
-MAX_LYRICS_CHARACTERS = 65536
 MAX_OSS_STEPS = 200
 MAX_ADAPTERS = 8
 MAX_NAME_CHARACTERS = 128
-SAMPLE_RATES = (44100, 48000)
 
-
-@dataclass(frozen=True)
-class Limit:
-    """Range of a numeric parameter, both ends allowed, and its value when unset (None: it has none)."""
-
-    minimum: float
-    maximum: float
-    default: float | None = None
-
-    def __str__(self) -> str:
-        return f"{self.minimum:.10g} to {self.maximum:.10g}"
-
-
-LIMITS = {
-    "text_to_music.duration_seconds": Limit(1, 240, 60),
-    "num_variants": Limit(1, 16, 1),
-    "seeds": Limit(0, 2**32 - 1),
-    "sampling.infer_step": Limit(1, 200, 60),
-    "sampling.guidance_scale": Limit(0, 200, 15),
-    "sampling.omega_scale": Limit(-100, 100, 10),
-    "sampling.guidance_interval": Limit(0, 1, 0.5),
-    "sampling.guidance_interval_decay": Limit(0, 1, 0),
-    "sampling.min_guidance_scale": Limit(0, 200, 3),
-    "sampling.guidance_scale_text": Limit(0, 10, 0),
-    "sampling.guidance_scale_lyric": Limit(0, 10, 0),
-    "sampling.oss_steps": Limit(1, 1000),
-    "output.sample_rate": Limit(SAMPLE_RATES[0], SAMPLE_RATES[-1], SAMPLE_RATES[-1]),
-    "adapters.scale": Limit(-3, 3, 1),
-}
-"""By path in GenerateRequest; a repeated field's limit is that of each element."""
 
 _SWITCHES = {"use_erg_tag": True, "use_erg_lyric": True, "use_erg_diffusion": True}
-_TASK = "text_to_music"
-
-TASKS = (_TASK,)
 SCHEDULER_TYPES = (sampling_pb2.SCHEDULER_TYPE_EULER, sampling_pb2.SCHEDULER_TYPE_HEUN, sampling_pb2.SCHEDULER_TYPE_PINGPONG)
 CFG_TYPES = (sampling_pb2.CFG_TYPE_APG, sampling_pb2.CFG_TYPE_CFG, sampling_pb2.CFG_TYPE_CFG_STAR)
 FORMATS = (
@@ -76,7 +39,7 @@ class Plan:
         lyric_options: As sent.
         null_condition: What the encoder prepares for the guidance.
         sampling: Every field set.
-        duration_seconds: Length asked for.
+        task: What is done, one entry a song where it has lists.
         seeds: One per variant.
         audio_format: Never unspecified.
         sample_rate: In Hz.
@@ -88,7 +51,7 @@ class Plan:
     lyric_options: encoder_pb2.LyricOptions
     null_condition: encoder_pb2.NullCondition
     sampling: sampling_pb2.SamplingParams
-    duration_seconds: float
+    task: Task
     seeds: tuple[int, ...]
     audio_format: music_pb2.AudioFormat
     sample_rate: int
@@ -105,7 +68,7 @@ def plan(request: music_pb2.GenerateRequest, seed_source: random.Random, request
         InvalidRequest: With every violation, not just the first.
         Unimplemented: The contract has it, this version has not.
     """
-    problems = _Problems()
+    problems = Problems()
     tags = problems.text("prompt.tags", request.prompt.tags, MAX_TAGS_CHARACTERS)
     lyrics = problems.text("prompt.lyrics", request.prompt.lyrics, MAX_LYRICS_CHARACTERS)
     if not tags.strip() and not lyrics.strip():
@@ -116,9 +79,8 @@ def plan(request: music_pb2.GenerateRequest, seed_source: random.Random, request
     if request.request_id and not is_request_id(request.request_id):
         problems.add("request_id", request.request_id, f"1 to {MAX_NAME_CHARACTERS} characters of [A-Za-z0-9._-]")
     sampling = _sampling(request.sampling, problems)
-    duration = request.text_to_music.duration_seconds if request.text_to_music.HasField("duration_seconds") else None
-    duration = problems.number("text_to_music.duration_seconds", duration)
     seeds = _seeds(request, seed_source, problems)
+    task, songs_per_seed = read_task(request, sampling, len(seeds), seed_source, problems)
     audio_format, sample_rate = _output(request.output, problems)
     _check_adapters(request, problems)
     problems.raise_if_any()
@@ -128,10 +90,10 @@ def plan(request: music_pb2.GenerateRequest, seed_source: random.Random, request
         tags=tags,
         lyrics=lyrics,
         lyric_options=request.prompt.lyric_options,
-        null_condition=_null_condition(sampling),
+        null_condition=_null_condition(sampling, task),
         sampling=sampling,
-        duration_seconds=duration,
-        seeds=seeds,
+        task=task,
+        seeds=tuple(seed for seed in seeds for _ in range(songs_per_seed)),
         audio_format=audio_format,
         sample_rate=sample_rate,
     )
@@ -142,49 +104,7 @@ def is_guided(sampling: sampling_pb2.SamplingParams) -> bool:
     return sampling.guidance_scale not in (0.0, 1.0)
 
 
-class _Problems:
-    """Collects violations; each check returns a value to go on with."""
-
-    def __init__(self) -> None:
-        self._violations: list[tuple[str, str]] = []
-
-    def add(self, field: str, value: object, allowed: str) -> None:
-        self._violations += InvalidRequest(field, value, allowed).violations
-
-    def raise_if_any(self) -> None:
-        if self._violations:
-            raise InvalidRequest.from_violations(self._violations)
-
-    def number(self, field: str, value: float | None) -> float:
-        limit = LIMITS[field]
-        if value is None:
-            assert limit.default is not None
-            return limit.default
-        if not limit.minimum <= value <= limit.maximum:  # NaN is in no range
-            self.add(field, value, str(limit))
-        return value
-
-    def each(self, field: str, values: list[int]) -> None:
-        limit = LIMITS[field]
-        for index, value in enumerate(values):
-            if not limit.minimum <= value <= limit.maximum:
-                self.add(f"{field}[{index}]", value, str(limit))
-
-    def text(self, field: str, text: str, max_characters: int) -> str:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-        if len(text) > max_characters:
-            self.add(field, f"{len(text)} characters", f"at most {max_characters} characters")
-        controls = sorted({character for character in text if unicodedata.category(character) == "Cc"} - {"\n", "\t"})
-        if controls:
-            self.add(field, "".join(controls), "no control characters but tab and line breaks")
-        return text
-
-    def enum(self, field: str, value: int, kind: EnumTypeWrapper) -> None:
-        if value not in kind.values():
-            self.add(field, value, ", ".join(kind.keys()))
-
-
-def _sampling(given: sampling_pb2.SamplingParams, problems: _Problems) -> sampling_pb2.SamplingParams:
+def _sampling(given: sampling_pb2.SamplingParams, problems: Problems) -> sampling_pb2.SamplingParams:
     """Every field set."""
     filled = sampling_pb2.SamplingParams(oss_steps=given.oss_steps)
     for field in LIMITS:
@@ -208,7 +128,7 @@ def _sampling(given: sampling_pb2.SamplingParams, problems: _Problems) -> sampli
     return filled
 
 
-def _check_oss_steps(sampling: sampling_pb2.SamplingParams, problems: _Problems) -> None:
+def _check_oss_steps(sampling: sampling_pb2.SamplingParams, problems: Problems) -> None:
     steps = list(sampling.oss_steps)
     if not steps:
         return
@@ -221,7 +141,7 @@ def _check_oss_steps(sampling: sampling_pb2.SamplingParams, problems: _Problems)
         problems.add("sampling.oss_steps", steps, "none with scheduler_type heun")
 
 
-def _seeds(request: music_pb2.GenerateRequest, seed_source: random.Random, problems: _Problems) -> tuple[int, ...]:
+def _seeds(request: music_pb2.GenerateRequest, seed_source: random.Random, problems: Problems) -> tuple[int, ...]:
     given = list(request.seeds)
     limit = LIMITS["num_variants"]
     problems.each("seeds", given)
@@ -237,7 +157,7 @@ def _seeds(request: music_pb2.GenerateRequest, seed_source: random.Random, probl
     return (*given, *drawn)
 
 
-def _output(output: music_pb2.OutputSpec, problems: _Problems) -> tuple[music_pb2.AudioFormat, int]:
+def _output(output: music_pb2.OutputSpec, problems: Problems) -> tuple[music_pb2.AudioFormat, int]:
     audio_format = output.format or FORMATS[0]
     if audio_format not in FORMATS:
         problems.add("output.format", output.format, ", ".join(music_pb2.AudioFormat.keys()))
@@ -249,7 +169,7 @@ def _output(output: music_pb2.OutputSpec, problems: _Problems) -> tuple[music_pb
     return audio_format, sample_rate
 
 
-def _check_adapters(request: music_pb2.GenerateRequest, problems: _Problems) -> None:
+def _check_adapters(request: music_pb2.GenerateRequest, problems: Problems) -> None:
     names = [adapter.name for adapter in request.adapters]
     if len(names) > MAX_ADAPTERS:
         problems.add("adapters", f"{len(names)} adapters", f"at most {MAX_ADAPTERS}")
@@ -266,7 +186,6 @@ def _check_adapters(request: music_pb2.GenerateRequest, problems: _Problems) -> 
 def _refuse_what_is_not_built(request: music_pb2.GenerateRequest) -> None:
     options = request.prompt.lyric_options
     not_built = {
-        f"the task {request.WhichOneof('task')}": request.WhichOneof("task") not in (None, _TASK),
         "adapters": bool(request.adapters),
         "prompt.negative_tags": request.prompt.HasField("negative_tags"),
         "prompt.lyric_options.on_line_error SKIP": options.on_line_error == encoder_pb2.LINE_ERROR_POLICY_SKIP,
@@ -278,11 +197,14 @@ def _refuse_what_is_not_built(request: music_pb2.GenerateRequest) -> None:
     for what, asked in not_built.items():
         if asked:
             raise Unimplemented(f"{what}: not built yet", feature=what)
+    refuse_what_is_not_built(request)
 
 
-def _null_condition(sampling: sampling_pb2.SamplingParams) -> encoder_pb2.NullCondition:
+def _null_condition(sampling: sampling_pb2.SamplingParams, task: Task) -> encoder_pb2.NullCondition:
     if not is_guided(sampling):
         return encoder_pb2.NULL_CONDITION_UNSPECIFIED
+    if isinstance(task, Edit):
+        return encoder_pb2.NULL_CONDITION_MASKED
     if not sampling.use_erg_lyric:  # use_erg_tag alone has no effect
         return encoder_pb2.NULL_CONDITION_ZEROS
     return encoder_pb2.NULL_CONDITION_WEAKENED if sampling.use_erg_tag else encoder_pb2.NULL_CONDITION_WEAKENED_LYRICS

@@ -9,6 +9,7 @@ from google.protobuf import struct_pb2
 import acestep_rpc
 from acestep_rpc.v1 import music_pb2, sampling_pb2, stage_pb2
 from orchestrator.plan import Plan
+from orchestrator.tasks import AudioToAudio, Edit, Extend, Repaint, Retake, Task, TextToMusic
 
 RUN_FIELDS = ("request_id", "variant_index", "timecosts")
 """What tells of one run and not of the song."""
@@ -36,6 +37,7 @@ class Timecosts:
 def write_receipt(
     plan: Plan,
     variant_index: int,
+    audio_duration: float,
     duration_seconds: float,
     descriptions: Sequence[stage_pb2.DescribeResponse],
     timecosts: Timecosts,
@@ -45,6 +47,7 @@ def write_receipt(
     Args:
         plan: What was made.
         variant_index: Which song of it.
+        audio_duration: Length asked for.
         duration_seconds: Its exact length.
         descriptions: Of the stages that made it.
         timecosts: What it took.
@@ -55,10 +58,9 @@ def write_receipt(
         "variant_index": variant_index,
         "seed": plan.seeds[variant_index],
         "actual_seeds": [plan.seeds[variant_index]],
-        "task": "text2music",
         "prompt": plan.tags,
         "lyrics": plan.lyrics,
-        "audio_duration": plan.duration_seconds,
+        "audio_duration": audio_duration,
         "duration_seconds": duration_seconds,
         "format": _EXTENSIONS[plan.audio_format],
         "audio_format": _short(music_pb2.AudioFormat.Name(plan.audio_format), "AUDIO_FORMAT_"),
@@ -82,10 +84,37 @@ def write_receipt(
         "timecosts": {name: round(seconds, 4) for name, seconds in vars(timecosts).items()},
         "stages": {description.stage: _stage(description) for description in descriptions},
         "version": acestep_rpc.__version__,
+        **_task_fields(plan.task, variant_index),
     }
     receipt = struct_pb2.Struct()
     receipt.update(fields)
     return receipt
+
+
+def _task_fields(task: Task, variant_index: int) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    match task:
+        case TextToMusic():
+            fields = {"task": "text2music"}
+        case Retake():
+            fields = {"task": "retake", "retake_variance": task.retake_variances[variant_index]}
+        case Repaint():
+            regions = [list(region) for region in task.regions]
+            fields = {"task": "repaint", "retake_variance": task.retake_variance, "repaint_regions": regions}
+            fields |= {"repaint_start": task.regions[0][0], "repaint_end": task.regions[-1][1]}
+        case Extend():
+            fields = {"task": "extend", "left_seconds": task.left_seconds, "right_seconds": task.right_seconds}
+        case Edit():
+            fields = {"task": "edit", "edit_target_prompt": task.tags, "edit_target_lyrics": task.lyrics}
+            fields |= {"edit_n_min": task.edit_n_min, "edit_n_max": task.edit_n_max, "edit_n_avg": task.edit_n_avg}
+        case AudioToAudio():
+            fields = {"task": "audio2audio", "audio2audio_enable": True, "ref_audio_strength": task.ref_audio_strength}
+            fields |= {"ref_audio_input": task.source}
+    if isinstance(task, Repaint | Extend | Edit):
+        fields["src_audio_path"] = task.source
+    if isinstance(task, Retake | Repaint | Extend | Edit):
+        fields["retake_seeds"] = [task.retake_seeds[variant_index]]
+    return fields
 
 
 def without_run(receipt: struct_pb2.Struct) -> struct_pb2.Struct:

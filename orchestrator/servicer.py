@@ -12,9 +12,11 @@ import acestep_rpc
 from acestep_rpc import telemetry
 from acestep_rpc.v1 import music_pb2, music_pb2_grpc
 from orchestrator import plan
+from orchestrator.limits import LIMITS
 from orchestrator.pipeline import generate
 from orchestrator.sources import Sources
 from orchestrator.stages import Stages
+from orchestrator.tasks import source_of
 
 
 class MusicServicer(music_pb2_grpc.MusicServiceServicer):
@@ -36,7 +38,9 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
         """Plan, then run the pipeline for as long as the caller listens."""
         planned = plan.plan(request, self._seed_source, telemetry.request_id.get())
         telemetry.request_id.set(planned.request_id)  # from here on, in this call's task and in the stages
-        async with contextlib.aclosing(generate(planned, self._stages, _deadline(context))) as events:
+        deadline = _deadline(context)
+        source = await self._sources.latents(name, deadline) if (name := source_of(planned.task)) else None
+        async with contextlib.aclosing(generate(planned, self._stages, deadline, source)) as events:
             async for event in events:
                 yield event
 
@@ -59,13 +63,13 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
     ) -> music_pb2.GetCapabilitiesResponse:
         """What plan accepts and what the stages say of themselves."""
         descriptions = await self._stages.describe(_deadline(context))
-        encoder = descriptions[0]
+        encoder, diffusion, _ = descriptions
         return music_pb2.GetCapabilitiesResponse(
             parameters=[
                 music_pb2.ParameterLimit(field=field, minimum=limit.minimum, maximum=limit.maximum, default_value=limit.default)
-                for field, limit in plan.LIMITS.items()
+                for field, limit in LIMITS.items()
             ],
-            tasks=plan.TASKS,
+            tasks=_names(diffusion.features["tasks"]),
             schedulers=plan.SCHEDULER_TYPES,
             cfg_types=plan.CFG_TYPES,
             formats=plan.FORMATS,

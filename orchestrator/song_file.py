@@ -22,6 +22,7 @@ class SongFile:
     Args:
         plan: What is made.
         variant_index: Which song of it.
+        duration_seconds: Length asked for.
         descriptions: Of the stages.
         preprocess_seconds: What encoding took.
         diffusion_seconds: What sampling took.
@@ -31,12 +32,14 @@ class SongFile:
         self,
         plan: Plan,
         variant_index: int,
+        duration_seconds: float,
         descriptions: Sequence[stage_pb2.DescribeResponse],
         preprocess_seconds: float,
         diffusion_seconds: float,
     ) -> None:
         self._plan = plan
         self._variant_index = variant_index
+        self._duration_seconds = duration_seconds
         self._descriptions = descriptions
         self._preprocess_seconds = preprocess_seconds
         self._diffusion_seconds = diffusion_seconds
@@ -99,7 +102,7 @@ class SongFile:
     def _write_receipt(self) -> struct_pb2.Struct:
         timecosts = Timecosts(self._preprocess_seconds, self._diffusion_seconds, time.monotonic() - self._start)
         duration = self.total_samples / self._plan.sample_rate
-        return write_receipt(self._plan, self._variant_index, duration, self._descriptions, timecosts)
+        return write_receipt(self._plan, self._variant_index, self._duration_seconds, duration, self._descriptions, timecosts)
 
     def _chunks(self, data: bytes, last: bool) -> list[music_pb2.AudioChunk]:
         chunks = []

@@ -62,12 +62,13 @@ class Sources:
             yield music_pb2.DownloadAudioResponse(offset=offset, data=data, size_bytes=size)
             offset += len(data)
 
-    async def latents(self, name: str, codec_digest: str, deadline: float | None) -> vae_pb2.EncodeAudioResponse:
+    async def latents(self, name: str, deadline: float | None) -> vae_pb2.EncodeAudioResponse:
         """What the present codec makes of an upload: known, or encoded now and kept.
 
         Raises:
             NotFound: There is none of that name.
         """
+        codec_digest = (await self._stages.describe(deadline))[2].model_digest
         known = await self._assets.latents(name, codec_digest)
         if known is not None:
             return vae_pb2.EncodeAudioResponse.FromString(known)

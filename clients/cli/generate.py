@@ -1,4 +1,4 @@
-"""`acestep generate`: one request, its progress, its files."""
+"""`acestep generate`, and what every command that makes songs shares: one request, its progress, its files."""
 
 import argparse
 import asyncio
@@ -17,6 +17,7 @@ from clients.cli.embedded_server import embedded_server
 from clients.cli.failures import EXIT_CODES_HELP, CommandFailed, ExitCode, missing_extra
 from clients.cli.request import FORMATS, add_arguments, build_request, in_terms_of_flags
 from clients.cli.song_files import SongFiles
+from clients.cli.upload import source_asset
 
 if TYPE_CHECKING:
     from clients.cli.progress import ProgressView
@@ -36,12 +37,25 @@ _EXTENSIONS = {".wav": "wav", ".flac": "flac", ".mp3": "mp3", ".ogg": "ogg", ".o
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommand."""
+    parser = add_song_parser(commands, "generate", "make a song from tags and lyrics", _DESCRIPTION)
+    parser.add_argument("--duration", type=float, metavar="SECONDS", help="length, 1 to 240 (default: 60)")
+    parser.set_defaults(set_task=_set_task, source=None)
+
+
+def _set_task(request: music_pb2.GenerateRequest, args: argparse.Namespace, asset: str) -> None:
+    request.text_to_music.CopyFrom(music_pb2.TextToMusic(duration_seconds=args.duration))
+
+
+def add_song_parser(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, purpose: str, description: str
+) -> argparse.ArgumentParser:
+    """A subcommand that makes songs.
+
+    Its caller adds flags of its own and sets the defaults `set_task(request, args, asset)`, which puts the task into the request, and
+    `source`: None, or the file or asset that the task starts from.
+    """
     parser = commands.add_parser(
-        "generate",
-        help="make a song from tags and lyrics",
-        description=_DESCRIPTION,
-        epilog=EXIT_CODES_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        name, help=purpose, description=description, epilog=EXIT_CODES_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     where = parser.add_argument_group("where (one of the two)").add_mutually_exclusive_group(required=True)
     where.add_argument("--server", metavar="HOST:PORT", help="a running server")
@@ -49,7 +63,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     own = parser.add_argument_group("with --checkpoint")
     own.add_argument("--device", help="torch device, or auto (default: auto)")
     own.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), help="compute type (default: auto)")
-    own.add_argument("--threads", type=int, help="CPU threads; 0 takes one per core (default: 0)")
+    own.add_argument("--threads", type=int, help="CPU threads; 0: one per core (default: 0)")
     add_arguments(parser)
     output = parser.add_argument_group("output")
     output.add_argument("-o", "--output", type=Path, default=Path("song.wav"), metavar="FILE", help="(default: %(default)s)")
@@ -59,6 +73,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     output.add_argument("--quiet", action="store_true", help="show no progress")
     output.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="give up after this time (default: never)")
     parser.set_defaults(run=run)
+    return parser
 
 
 def run(args: argparse.Namespace) -> None:
@@ -109,6 +124,7 @@ async def _generate(
         result: music_pb2.GenerateResult | None = None
         # Closing the events, as leaving early does, cancels the work on the server.
         with SongFiles(args.output) as files:
+            args.set_task(request, args, await source_asset(stub, args.source) if args.source else "")
             async with aclosing(stub.Generate(request, timeout=args.timeout)) as events:
                 async for event in events:
                     match event.WhichOneof("event"):

@@ -35,6 +35,26 @@ _FLAGS = {f"sampling.{name}": "--" + name.removeprefix("use_").replace("_", "-")
     "output.format": "--format",
     "output.sample_rate": "--sample-rate",
     "text_to_music.duration_seconds": "--duration",
+    "retake.duration_seconds": "--duration",
+    "retake.retake_variances": "--variance",
+    "retake.retake_seeds": "--retake-seed",
+    "repaint.regions": "--region",
+    "repaint.retake_variance": "--variance",
+    "repaint.retake_seeds": "--retake-seed",
+    "extend": "--left, --right",
+    "extend.left_seconds": "--left",
+    "extend.right_seconds": "--right",
+    "extend.retake_seeds": "--retake-seed",
+    "edit.target": "--target-tags, --target-lyrics",
+    "edit.target.tags": "--target-tags",
+    "edit.target.lyrics": "--target-lyrics",
+    "edit.edit_n_min": "--n-min",
+    "edit.edit_n_max": "--n-max",
+    "edit.edit_n_avg": "--n-avg",
+    "edit.retake_seeds": "--retake-seed",
+    "audio_to_audio.ref_audio_strength": "--strength",
+    "source": "--from",
+    "data": "--from",
     "seeds": "--seed",
     "num_variants": "--num-variants",
 }
@@ -49,18 +69,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lyrics", metavar="TEXT", help=r'lyrics with structure tags; \n starts a line: "[verse]\nhello world". None: instrumental'
     )
     lyrics.add_argument("--lyrics-file", type=Path, metavar="FILE", help="lyrics from a UTF-8 file; - reads standard input")
-    song.add_argument("--duration", type=float, metavar="SECONDS", help="length, 1 to 240 (default: 60)")
     song.add_argument(
         "--seed",
-        type=_whole_number(64),
+        type=whole_number(64),
         action="append",
         default=[],
         help="same seed, same song; repeat it for several variants (default: drawn)",
     )
-    song.add_argument("--num-variants", type=_whole_number(32), metavar="N", help="songs to make, 1 to 16 (default: one per seed, or 1)")
+    song.add_argument("--num-variants", type=whole_number(32), metavar="N", help="songs to make, 1 to 16 (default: one per seed, or 1)")
 
     sampling = parser.add_argument_group("sampling")
-    sampling.add_argument("--steps", dest="infer_step", type=_whole_number(32), metavar="N", help="1 to 200 (default: 60)")
+    sampling.add_argument("--steps", dest="infer_step", type=whole_number(32), metavar="N", help="1 to 200 (default: 60)")
     sampling.add_argument("--scheduler", dest="scheduler_type", choices=tuple(SCHEDULERS), help="solver (default: euler)")
     sampling.add_argument("--guidance-scale", type=float, metavar="X", help="how strictly to follow the prompt, 0 to 200 (default: 15)")
     sampling.add_argument("--cfg-type", choices=tuple(CFG_TYPES), help="guidance rule (default: apg)")
@@ -87,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def build_request(args: argparse.Namespace, audio_format: music_pb2.AudioFormat, sample_rate: int | None) -> music_pb2.GenerateRequest:
-    """The request that the flags describe; a flag that was not given leaves its field unset."""
+    """The request that the flags describe, without its task; a flag that was not given leaves its field unset."""
     sampling = sampling_pb2.SamplingParams()
     for name in _SAMPLING_FIELDS:
         value = getattr(args, name)
@@ -102,26 +121,26 @@ def build_request(args: argparse.Namespace, audio_format: music_pb2.AudioFormat,
         else:
             setattr(sampling, name, value)
     return music_pb2.GenerateRequest(
-        prompt=music_pb2.Prompt(tags=args.tags, lyrics=_lyrics(args)),
+        prompt=music_pb2.Prompt(tags=args.tags, lyrics=read_lyrics(args.lyrics, args.lyrics_file)),
         sampling=sampling,
         output=music_pb2.OutputSpec(format=audio_format, sample_rate=sample_rate),
         seeds=args.seed,
         num_variants=args.num_variants,
-        text_to_music=music_pb2.TextToMusic(duration_seconds=args.duration),
     )
 
 
-def _lyrics(args: argparse.Namespace) -> str:
-    if args.lyrics_file is None:
+def read_lyrics(text: str | None, file: Path | None) -> str:
+    """Lyrics from a flag's text or from a file."""
+    if file is None:
         # A shell passes \n on as two characters.
-        return (args.lyrics or "").replace("\\n", "\n")
+        return (text or "").replace("\\n", "\n")
     try:
-        data = sys.stdin.buffer.read() if str(args.lyrics_file) == "-" else args.lyrics_file.read_bytes()
+        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
         return str(data, encoding="utf-8-sig")
     except OSError as error:
-        raise CommandFailed(f"--lyrics-file: {error}", ExitCode.USAGE) from error
+        raise CommandFailed(f"lyrics: {error}", ExitCode.USAGE) from error
     except UnicodeDecodeError as error:
-        raise CommandFailed(f"--lyrics-file {args.lyrics_file} is not UTF-8: {error}", ExitCode.USAGE) from error
+        raise CommandFailed(f"lyrics: {file} is not UTF-8: {error}", ExitCode.USAGE) from error
 
 
 def in_terms_of_flags(error: InvalidRequest) -> InvalidRequest:
@@ -131,7 +150,9 @@ def in_terms_of_flags(error: InvalidRequest) -> InvalidRequest:
     )
 
 
-def _whole_number(bits: int) -> Callable[[str], int]:
+def whole_number(bits: int) -> Callable[[str], int]:
+    """Parser of a flag's value: 0 to 2^bits - 1."""
+
     def parse(text: str) -> int:
         if not text.isascii() or not text.isdigit() or int(text) >= 2**bits:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^{bits} - 1")
@@ -141,4 +162,4 @@ def _whole_number(bits: int) -> Callable[[str], int]:
 
 
 def _step_list(text: str) -> list[int]:
-    return [_whole_number(32)(part.strip()) for part in text.split(",")]
+    return [whole_number(32)(part.strip()) for part in text.split(",")]

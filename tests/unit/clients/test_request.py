@@ -22,8 +22,7 @@ def test_flags_left_out_leave_their_fields_unset() -> None:
     assert request.prompt.tags == "funk"
     assert request.prompt.lyrics == ""
     assert request.sampling == sampling_pb2.SamplingParams()
-    assert request.WhichOneof("task") == "text_to_music"
-    assert not request.text_to_music.HasField("duration_seconds")
+    assert request.WhichOneof("task") is None
     assert not request.HasField("num_variants")
     assert not request.output.HasField("sample_rate")
     assert not request.seeds
@@ -60,9 +59,8 @@ def test_every_sampling_parameter_has_a_flag() -> None:
 
 
 def test_zero_is_sent_as_zero_and_not_as_unset() -> None:
-    request = _request("--guidance-scale", "0", "--duration", "0", "--num-variants", "0")
+    request = _request("--guidance-scale", "0", "--num-variants", "0")
     assert request.sampling.HasField("guidance_scale")
-    assert request.text_to_music.HasField("duration_seconds")
     assert request.HasField("num_variants")
 
 

@@ -6,9 +6,13 @@ import pytest
 
 from acestep_rpc.errors import InvalidRequest, Unimplemented
 from acestep_rpc.v1 import encoder_pb2, music_pb2, sampling_pb2
-from orchestrator.plan import LIMITS, Plan, plan
+from orchestrator.limits import LIMITS
+from orchestrator.plan import Plan, plan
+from orchestrator.tasks import TextToMusic
 
 NAN, INFINITY = math.nan, math.inf
+ASSET = {"asset": "assets/1"}
+REPAINT = {"source": ASSET, "regions": [{"start_seconds": 1, "end_seconds": 2}], "splice_source": False}
 
 
 def request(**fields: Any) -> music_pb2.GenerateRequest:
@@ -21,7 +25,7 @@ def planned(seed: int = 0, **fields: Any) -> Plan:
 
 def test_unset_fields_take_the_defaults_of_the_model() -> None:
     result = planned()
-    assert result.duration_seconds == 60
+    assert result.task == TextToMusic(60)
     assert result.sample_rate == 48000
     assert result.audio_format == music_pb2.AUDIO_FORMAT_WAV_PCM16
     assert result.request_id == "drawn"
@@ -140,8 +144,8 @@ def test_all_violations_come_in_one_error() -> None:
         "prompt",
         "sampling.infer_step",
         "sampling.guidance_scale",
-        "text_to_music.duration_seconds",
         "seeds[0]",
+        "text_to_music.duration_seconds",
         "output.format",
     ]
 
@@ -170,11 +174,12 @@ def test_the_ends_of_each_range_are_allowed(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("fields", "name"),
     [
-        ({"retake": {}}, "retake"),
-        ({"repaint": {}}, "repaint"),
-        ({"extend": {}}, "extend"),
-        ({"edit": {}}, "edit"),
-        ({"audio_to_audio": {}}, "audio_to_audio"),
+        ({"repaint": REPAINT | {"splice_source": True}}, "splice_source"),
+        ({"repaint": {name: value for name, value in REPAINT.items() if name != "splice_source"}}, "splice_source"),
+        ({"repaint": REPAINT | {"context_seconds": 1}}, "context_seconds"),
+        ({"repaint": REPAINT | {"feather_seconds": 1}}, "feather_seconds"),
+        ({"audio_to_audio": {"source": {"result": "operations/1/results/0"}}}, "earlier result"),
+        ({"edit": {"source": ASSET, "target": {"tags": "jazz", "negative_tags": "rock"}}}, "negative_tags"),
         ({"adapters": [{"name": "rap"}]}, "adapters"),
         ({"prompt": {"tags": "x", "negative_tags": ""}}, "negative_tags"),
         ({"prompt": {"tags": "x", "lyric_options": {"on_line_error": encoder_pb2.LINE_ERROR_POLICY_SKIP}}}, "SKIP"),

@@ -13,7 +13,7 @@ from acestep_rpc.server import Registration, serve
 from acestep_rpc.settings import ServerSettings
 from acestep_rpc.v1 import music_pb2, music_pb2_grpc, stage_pb2, stage_pb2_grpc
 from orchestrator.assets import AssetStore
-from orchestrator.plan import LIMITS
+from orchestrator.limits import LIMITS
 from orchestrator.servicer import MusicServicer
 from orchestrator.sources import Sources
 from orchestrator.stages import Stages, connect_stages
@@ -44,7 +44,7 @@ async def stub() -> AsyncIterator[Any]:
             limits={"max_prompt_tokens": 256, "max_lyric_tokens": 4096},
             features={"lyric_languages": "en,de", "structure_tags": "[verse],[chorus]"},
         ),
-        stage_pb2.DescribeResponse(stage="diffusion", dtype="float32", versions={"torch": "2"}),
+        stage_pb2.DescribeResponse(stage="diffusion", dtype="float32", versions={"torch": "2"}, features={"tasks": "text_to_music,edit"}),
         stage_pb2.DescribeResponse(stage="vae", device="cpu"),
     ]
     stages = Stages(None, None, None, [InProcessStub(Describing(description)) for description in descriptions])
@@ -88,7 +88,7 @@ async def test_capabilities_publish_every_limit_and_what_the_stages_say(stub: An
         for limit in response.parameters
     }
     assert published == {field: (limit.minimum, limit.maximum, limit.default) for field, limit in LIMITS.items()}
-    assert list(response.tasks) == ["text_to_music"]
+    assert list(response.tasks) == ["text_to_music", "edit"]
     assert len(response.schedulers) == len(response.cfg_types) == 3
     assert len(response.formats) == 7
     assert list(response.lyric_languages) == ["en", "de"]

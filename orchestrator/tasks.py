@@ -1,0 +1,260 @@
+"""What a request wants done, with nothing left to decide but the source's length. Pure."""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from acestep_rpc.errors import Unimplemented
+from acestep_rpc.v1 import encoder_pb2, music_pb2, sampling_pb2, vae_pb2
+from orchestrator.limits import LIMITS, Problems
+
+MAX_TAGS_CHARACTERS = 4096
+MAX_LYRICS_CHARACTERS = 65536
+MAX_REGIONS = 16
+MAX_FRAMES = 2583  # 240 seconds
+FRAME_SECONDS = 4096 / 44100  # one latent frame: the shortest region
+
+
+@dataclass(frozen=True)
+class TextToMusic:
+    """A song from nothing."""
+
+    duration_seconds: float
+
+
+@dataclass(frozen=True)
+class Retake:
+    """Songs near those of the seeds; one variance and one second seed a song."""
+
+    duration_seconds: float
+    retake_variances: tuple[float, ...]
+    retake_seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Repaint:
+    """New music in regions (start, end) of a source, in seconds."""
+
+    source: str
+    regions: tuple[tuple[float, float], ...]
+    retake_variance: float
+    retake_seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Extend:
+    """A source made longer."""
+
+    source: str
+    left_seconds: float
+    right_seconds: float
+    retake_seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A source with another prompt."""
+
+    source: str
+    tags: str
+    lyrics: str
+    lyric_options: encoder_pb2.LyricOptions
+    edit_n_min: float
+    edit_n_max: float
+    edit_n_avg: int
+    retake_seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class AudioToAudio:
+    """A song that follows a source."""
+
+    source: str
+    ref_audio_strength: float
+
+
+Task = TextToMusic | Retake | Repaint | Extend | Edit | AudioToAudio
+NAMES = ("text_to_music", "retake", "repaint", "extend", "edit", "audio_to_audio")
+"""Of the task oneof; the first is what a request without a task wants."""
+
+
+def source_of(task: Task) -> str:
+    """Name of the asset that a task starts from; empty: none."""
+    return getattr(task, "source", "")
+
+
+def read_task(
+    request: music_pb2.GenerateRequest,
+    sampling: sampling_pb2.SamplingParams,
+    num_seeds: int,
+    seed_source: random.Random,
+    problems: Problems,
+) -> tuple[Task, int]:
+    """Check the task of a request and fill its defaults.
+
+    Args:
+        request: As it came.
+        sampling: Every field set.
+        num_seeds: Seeds of the request.
+        seed_source: Where second seeds come from.
+        problems: Collects what is wrong.
+    Returns:
+        The task, and how many songs it makes of each seed.
+    """
+    name = request.WhichOneof("task") or NAMES[0]
+    message = getattr(request, name)
+
+    def number(field: str) -> float:
+        return problems.number(f"{name}.{field}", getattr(message, field) if message.HasField(field) else None)
+
+    def second_seeds() -> tuple[int, ...]:
+        return _second_seeds(f"{name}.retake_seeds", message.retake_seeds, num_seeds, seed_source, problems)
+
+    match name:
+        case "retake":
+            return _retake(message, number("duration_seconds"), second_seeds(), num_seeds, problems)
+        case "repaint":
+            _needs_euler(name, sampling, problems)
+            source, regions = _asset(name, message.source, problems), _regions(message, problems)
+            return Repaint(source, regions, number("retake_variance"), second_seeds()), 1
+        case "extend":
+            _needs_euler(name, sampling, problems)
+            left, right = number("left_seconds"), number("right_seconds")
+            if left < FRAME_SECONDS and right < FRAME_SECONDS:
+                problems.add("extend", f"left_seconds {left:g}, right_seconds {right:g}", f"one of them at least {FRAME_SECONDS:.3f}")
+            return Extend(_asset(name, message.source, problems), left, right, second_seeds()), 1
+        case "edit":
+            return _edit(message, number("edit_n_min"), number("edit_n_max"), number("edit_n_avg"), second_seeds(), sampling, problems), 1
+        case "audio_to_audio":
+            if sampling.oss_steps:
+                problems.add("sampling.oss_steps", list(sampling.oss_steps), "none with audio_to_audio")
+            return AudioToAudio(_asset(name, message.source, problems), number("ref_audio_strength")), 1
+    return TextToMusic(number("duration_seconds")), 1
+
+
+def refuse_what_is_not_built(request: music_pb2.GenerateRequest) -> None:
+    """Raise Unimplemented for what the contract has and this version has not."""
+    repaint = request.repaint
+    not_built = {
+        "a source that is an earlier result": any(
+            getattr(request, name).source.WhichOneof("source") == "result" for name in NAMES[2:] if request.HasField(name)
+        ),
+        "repaint.splice_source (send false)": request.HasField("repaint")
+        and (repaint.splice_source or not repaint.HasField("splice_source")),
+        "repaint.context_seconds": repaint.HasField("context_seconds"),
+        "repaint.feather_seconds": repaint.HasField("feather_seconds") and repaint.feather_seconds != 0,
+        "edit.target.negative_tags": request.edit.target.HasField("negative_tags"),
+    }
+    for what, asked in not_built.items():
+        if asked:
+            raise Unimplemented(f"{what}: not built yet", feature=what)
+
+
+def song_seconds(task: Task, source: vae_pb2.EncodeAudioResponse | None) -> float:
+    """Length of the songs of a task; checks the task against its source.
+
+    Args:
+        task: From `read_task`.
+        source: What `source_of(task)` names.
+    Raises:
+        InvalidRequest: The source is too short or too long for it.
+    """
+    if isinstance(task, TextToMusic | Retake):
+        return task.duration_seconds
+    assert source is not None
+    problems = Problems()
+    frames = int(source.latents.shape[2])
+    match task:
+        case Repaint(regions=regions):
+            for index, (_, end) in enumerate(regions):
+                if end > source.duration_seconds:
+                    problems.add(
+                        f"repaint.regions[{index}].end_seconds", end, f"at most {source.duration_seconds:g}, the end of the source"
+                    )
+        case Extend(left_seconds=left, right_seconds=right):
+            frames += int(left / FRAME_SECONDS) + int(right / FRAME_SECONDS)
+    if frames > MAX_FRAMES:
+        field = "extend" if isinstance(task, Extend) else "source"
+        problems.add(field, f"{frames * FRAME_SECONDS:.2f} seconds in all", f"at most {MAX_FRAMES * FRAME_SECONDS:.2f}")
+    problems.raise_if_any()
+    return frames * FRAME_SECONDS
+
+
+def _second_seeds(field: str, given: Sequence[int], num_seeds: int, seed_source: random.Random, problems: Problems) -> tuple[int, ...]:
+    problems.each(field, given)
+    if len(given) > num_seeds:
+        problems.add(field, f"{len(given)} seeds", f"at most {num_seeds}, one for each seed")
+    return (*given, *(seed_source.randrange(2**32) for _ in range(num_seeds - len(given))))
+
+
+def _retake(
+    message: music_pb2.Retake, duration: float, second_seeds: tuple[int, ...], num_seeds: int, problems: Problems
+) -> tuple[Retake, int]:
+    field = "retake.retake_variances"
+    default = LIMITS[field].default
+    assert default is not None
+    variances = tuple(message.retake_variances) or (default,)
+    problems.each(field, variances)
+    most = int(LIMITS["num_variants"].maximum)
+    if num_seeds * len(variances) > most:
+        problems.add(field, f"{len(variances)} variances for {num_seeds} seeds", f"a grid of at most {most} songs")
+    # The songs of one seed stand together, in the order of the variances, and share their second seed.
+    return Retake(duration, variances * num_seeds, tuple(seed for seed in second_seeds for _ in variances)), len(variances)
+
+
+def _regions(message: music_pb2.Repaint, problems: Problems) -> tuple[tuple[float, float], ...]:
+    regions = [(region.start_seconds, region.end_seconds) for region in message.regions]
+    if not 1 <= len(regions) <= MAX_REGIONS:
+        problems.add("repaint.regions", f"{len(regions)} regions", f"1 to {MAX_REGIONS}")
+    last_end = 0.0
+    for index, (start, end) in sorted(enumerate(regions), key=lambda item: item[1]):
+        field = f"repaint.regions[{index}]"
+        if not (math.isfinite(start) and start >= last_end):
+            problems.add(f"{field}.start_seconds", start, f"at least {last_end:g}, where the region before it ends")
+        if not (math.isfinite(end) and end >= start + FRAME_SECONDS):
+            problems.add(f"{field}.end_seconds", end, f"at least {FRAME_SECONDS:.3f} above start_seconds")
+        last_end = max(last_end, end)
+    return tuple(regions)
+
+
+def _edit(
+    message: music_pb2.Edit,
+    n_min: float,
+    n_max: float,
+    n_avg: float,
+    second_seeds: tuple[int, ...],
+    sampling: sampling_pb2.SamplingParams,
+    problems: Problems,
+) -> Edit:
+    source = _asset("edit", message.source, problems)
+    tags = problems.text("edit.target.tags", message.target.tags, MAX_TAGS_CHARACTERS)
+    lyrics = problems.text("edit.target.lyrics", message.target.lyrics, MAX_LYRICS_CHARACTERS)
+    if not tags.strip() and not lyrics.strip():
+        problems.add("edit.target", "", "tags, lyrics or both")
+    if n_min > n_max:
+        problems.add("edit.edit_n_min", n_min, f"at most edit_n_max ({n_max:g})")
+    refused: dict[str, Any] = {  # the algorithm has no place for them, and nobody asks for them by default
+        "sampling.scheduler_type": sampling.scheduler_type == sampling_pb2.SCHEDULER_TYPE_HEUN,
+        "sampling.cfg_type": sampling.cfg_type != sampling_pb2.CFG_TYPE_APG,
+        "sampling.guidance_interval_decay": sampling.guidance_interval_decay > 0,
+        "sampling.guidance_scale_text": sampling.guidance_scale_text > 1 and sampling.guidance_scale_lyric > 1,
+        "sampling.oss_steps": bool(sampling.oss_steps),
+    }
+    for field, given in refused.items():
+        if given:
+            value = getattr(sampling, field.removeprefix("sampling."))
+            problems.add(field, value, "its default with edit")
+    return Edit(source, tags, lyrics, message.target.lyric_options, n_min, n_max, int(n_avg), second_seeds)
+
+
+def _needs_euler(name: str, sampling: sampling_pb2.SamplingParams, problems: Problems) -> None:
+    if sampling.scheduler_type != sampling_pb2.SCHEDULER_TYPE_EULER:
+        problems.add("sampling.scheduler_type", sampling.scheduler_type, f"SCHEDULER_TYPE_EULER with {name}")
+
+
+def _asset(name: str, source: music_pb2.AudioSource, problems: Problems) -> str:
+    if source.WhichOneof("source") is None:
+        problems.add(f"{name}.source", "", "an asset, as UploadAudio names it")
+    return source.asset
