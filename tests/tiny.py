@@ -4,9 +4,10 @@ import torch
 
 from diffusion_svc.model.config import TransformerConfig
 from diffusion_svc.model.transformer import Transformer
-from diffusion_svc.sampler import ConditionStates, SamplingRequest
+from diffusion_svc.sampler import SamplingRequest
 from diffusion_svc.sampling.guidance import CfgType, GuidanceParams
-from diffusion_svc.sampling.text_to_music import SamplingParams, SchedulerType
+from diffusion_svc.sampling.params import SamplingParams, SchedulerType
+from diffusion_svc.tasks import ConditionStates, TaskSpec, TextToMusic
 
 TEXT_WIDTH, LYRIC_WIDTH = 12, 20
 
@@ -72,5 +73,6 @@ def sampling_request(
     num_frames: int = 9,
     params: SamplingParams | None = None,
     states: ConditionStates | None = None,
+    task: TaskSpec | None = None,
 ) -> SamplingRequest:
-    return SamplingRequest(states or conditions(), params or sampling_params(), seeds, num_frames)
+    return SamplingRequest(states or conditions(), params or sampling_params(), seeds, task or TextToMusic(num_frames))

@@ -6,7 +6,7 @@ import torch
 from acestep_rpc.errors import StageError
 from diffusion_svc.sampler import Sampler, Song
 from diffusion_svc.sampling.guidance import CfgType
-from diffusion_svc.sampling.text_to_music import SchedulerType
+from diffusion_svc.sampling.params import SchedulerType
 from tests import tiny
 
 
