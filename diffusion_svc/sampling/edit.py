@@ -59,7 +59,7 @@ def edit(params: SamplingParams, schedule: Schedule, source: Tensor, window: Edi
         evaluations: list[Evaluation] = []
         for _ in range(window.n_avg):
             noisy_source = (1 - sigma) * source + sigma * noise()
-            noisy_target = latents + noisy_source - source
+            noisy_target = noisy_source + (latents - source)
             evaluations += [Evaluation(noisy_source, index, branch) for branch in source_branches]
             evaluations += [Evaluation(noisy_target, index, branch) for branch in target_branches]
         answers = iter((yield evaluations))
