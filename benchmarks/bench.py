@@ -31,7 +31,7 @@ def transformer() -> dict[str, Any]:
     from benchmarks.plain_transformer import plain_velocity
     from diffusion_svc.model.config import TransformerConfig
     from diffusion_svc.model.transformer import Row, Transformer
-    from diffusion_svc.servicer import num_frames
+    from diffusion_svc.task_fields import num_frames
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -68,10 +68,11 @@ def encode(checkpoint: Path) -> dict[str, Any]:
 
 def sample(checkpoint: Path) -> dict[str, Any]:
     """A whole run with the default guidance."""
-    from diffusion_svc.sampler import ConditionStates, Sampler, SamplingRequest
+    from diffusion_svc.sampler import Sampler, SamplingRequest
     from diffusion_svc.sampling.guidance import CfgType, GuidanceParams
-    from diffusion_svc.sampling.text_to_music import SamplingParams, SchedulerType
-    from diffusion_svc.servicer import num_frames
+    from diffusion_svc.sampling.params import SamplingParams, SchedulerType
+    from diffusion_svc.task_fields import num_frames
+    from diffusion_svc.tasks import ConditionStates, TextToMusic
     from diffusion_svc.weights import load_transformer
 
     model = load_transformer(checkpoint, CPU, torch.float32)
@@ -87,7 +88,7 @@ def sample(checkpoint: Path) -> dict[str, Any]:
     steps: list[float] = []
 
     def run() -> None:
-        (song,) = sampler.start(SamplingRequest(states, params, (0,), num_frames(SONG_SECONDS)))
+        (song,) = sampler.start(SamplingRequest(states, params, (0,), TextToMusic(num_frames(SONG_SECONDS))))
         while song.pending:
             started = time.perf_counter()
             sampler.tick([song])
@@ -98,7 +99,7 @@ def sample(checkpoint: Path) -> dict[str, Any]:
 
 def decode(checkpoint: Path, seconds: float = SONG_SECONDS, repeats: int = REPEATS) -> dict[str, Any]:
     """Latents to waveform at 48 kHz, and the time to the first piece."""
-    from diffusion_svc.servicer import num_frames
+    from diffusion_svc.task_fields import num_frames
     from vae_svc.weights import load_codec
 
     codec = load_codec(checkpoint, CPU, torch.float32).codec

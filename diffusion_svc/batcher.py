@@ -49,7 +49,7 @@ class Batcher:
     Args:
         sampler: The device's songs.
         worker: The one thread that may touch the device.
-        max_rows: Rows in one forward.
+        max_rows: Rows in one forward; a song that wants more in one step runs alone.
         max_requests: Requests under way and waiting; one more is refused.
     """
 

@@ -7,49 +7,37 @@ resumes each song with its own velocities. Nothing couples songs: the same song 
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from acestep_rpc.errors import AcestepError, ShapeTooLarge, StageError
 from diffusion_svc.model.transformer import Context, Modulation, Row, Transformer
+from diffusion_svc.sampling.denoising import Evaluation, Task
 from diffusion_svc.sampling.guidance import Branch
-from diffusion_svc.sampling.solvers import seeded_noise
-from diffusion_svc.sampling.text_to_music import Evaluation, SamplingParams, Task, build_sampling_schedule, text_to_music
+from diffusion_svc.sampling.params import SamplingParams
+from diffusion_svc.sampling.solvers import NoiseSource, seeded_noise
+from diffusion_svc.tasks import ConditionStates, Edit, Retake, TaskSpec, TextToMusic, build_task, build_task_schedule
 
 CACHED_SCHEDULES = 8  # schedules whose modulations are kept; 60 steps of the official model are 4 MB in float32
 
 
 @dataclass(frozen=True)
-class ConditionStates:
-    """States of one prompt from the encoder stage, before the transformer's input layers.
+class SamplingRequest:
+    """One request: as many songs as seeds, under the same conditions.
 
     Attributes:
-        text: [L_t, W_t].
-        lyrics: [L_l, W_l].
-        lyric_mask: [L_l] bool, true = attend.
-        null_text: [L_t, W_t]; None: zeros.
-        null_lyrics: [L_l, W_l]; None: no null branch.
-        null_lyric_mask: [L_l] bool; None: lyric_mask.
+        conditions: Of the prompt; for an edit, of what the source sings.
+        params: Sampling parameters.
+        seeds: One a song.
+        task: What is sampled; its source, if it has one, is on any device.
     """
-
-    text: Tensor
-    lyrics: Tensor
-    lyric_mask: Tensor
-    null_text: Tensor | None = None
-    null_lyrics: Tensor | None = None
-    null_lyric_mask: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class SamplingRequest:
-    """One request: as many songs as seeds, under the same conditions."""
 
     conditions: ConditionStates
     params: SamplingParams
     seeds: tuple[int, ...]
-    num_frames: int
+    task: TaskSpec
 
 
 @dataclass(eq=False)
@@ -60,18 +48,18 @@ class Song:
         task: Suspended at `pending`, or finished.
         contexts: Keys and values of each condition, shared by the songs of a request.
         modulations: One per timestep of the schedule.
-        use_erg_diffusion: Weaken the null branch in the transformer.
+        weaken_null: Weaken the null branch in the transformer.
         num_frames: T.
-        pending: What the task waits for; None once it is finished.
+        pending: What the task waits for; empty once it is finished.
         result: Final latents [8, 16, T], or the error that ended the song.
     """
 
     task: Task
     contexts: Mapping[Branch, Context]
     modulations: Sequence[Modulation]
-    use_erg_diffusion: bool
+    weaken_null: bool
     num_frames: int
-    pending: Evaluation | None = None
+    pending: Sequence[Evaluation] = ()
     result: Tensor | AcestepError | None = None
     steps_done: int = 0
     evaluated_rows: int = 0
@@ -85,7 +73,7 @@ class Song:
     @property
     def pending_rows(self) -> int:
         """Rows that the next forward takes for this song."""
-        return len(self.pending.branches) if self.pending else 0
+        return len(self.pending)
 
 
 class Sampler:
@@ -106,18 +94,19 @@ class Sampler:
         Raises:
             ShapeTooLarge: The device has no memory for the conditions.
         """
-        schedule = build_sampling_schedule(request.params)
+        spec = self._on_device(request.task)
+        schedule = build_task_schedule(spec, request.params)
         try:
             contexts = self._project(request)
         except torch.OutOfMemoryError as error:
             raise ShapeTooLarge(f"the conditions do not fit: {error}", device=str(self.model.device)) from error
         modulations = self._modulate(schedule.timesteps)
+        weaken_null = request.params.use_erg_diffusion and not isinstance(spec, Edit)
         songs = []
-        for seed in request.seeds:
-            noise = seeded_noise(seed, (8, 16, request.num_frames), self.model.device)
-            task = text_to_music(request.params, schedule, noise)
-            song = Song(task, contexts, modulations, request.params.use_erg_diffusion, request.num_frames)
-            self._resume(song, None)
+        for variant, seed in enumerate(request.seeds):
+            task = build_task(spec, variant, seed, request.params, schedule, self._noise_of)
+            song = Song(task, contexts, modulations, weaken_null, spec.num_frames)
+            self.resume(song, None)
             songs.append(song)
         return songs
 
@@ -142,63 +131,79 @@ class Sampler:
             songs[0].result = ShapeTooLarge(
                 f"{len(rows)} rows of {songs[0].num_frames} frames do not fit: {error}", device=str(self.model.device)
             )
-            songs[0].pending = None
+            songs[0].pending = ()
             return len(rows)
         seconds_per_row = (time.perf_counter() - started) / len(rows)
         answers = iter(velocities)
         for song in songs:
-            assert song.pending is not None
             song.evaluated_rows += song.pending_rows
             song.device_seconds += song.pending_rows * seconds_per_row
-            self._resume(song, {branch: next(answers) for branch in song.pending.branches})
+            self.resume(song, [next(answers) for _ in song.pending])
         return len(rows)
 
     def _rows(self, song: Song) -> list[Row]:
-        evaluation = song.pending
-        assert evaluation is not None
         return [
             Row(
                 latents=evaluation.latents,
                 modulation=song.modulations[evaluation.timestep_index],
-                context=song.contexts[branch],
-                weakened=song.use_erg_diffusion and branch is Branch.NULL,
+                context=song.contexts[evaluation.branch],
+                weakened=song.weaken_null and evaluation.branch is Branch.NULL,
             )
-            for branch in evaluation.branches
+            for evaluation in song.pending
         ]
 
-    def _resume(self, song: Song, velocities: dict[Branch, Tensor] | None) -> None:
+    def resume(self, song: Song, velocities: Sequence[Tensor] | None) -> None:
+        """Let a song go on to its next evaluations or its end, with the velocities of the last ones; None starts it."""
         try:
             song.pending = next(song.task) if velocities is None else song.task.send(velocities)
-            song.steps_done = song.pending.timestep_index
+            song.steps_done = song.pending[0].timestep_index
         except StopIteration as stop:
-            song.pending = None
+            song.pending = ()
             song.steps_done = song.total_steps
             latents: Tensor = stop.value
             song.result = latents.cpu() if bool(torch.isfinite(latents).all()) else StageError("the sampled latents are not finite")
 
+    def _on_device(self, spec: TaskSpec) -> TaskSpec:
+        if isinstance(spec, TextToMusic | Retake):
+            return spec
+        return replace(spec, source=spec.source.to(self.model.device, torch.float32))
+
+    def _noise_of(self, seed: int, num_frames: int) -> NoiseSource:
+        return seeded_noise(seed, (8, 16, num_frames), self.model.device)
+
     def _project(self, request: SamplingRequest) -> dict[Branch, Context]:
-        states, model = request.conditions, self.model
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(model.device, model.dtype)
-
-        def project(text: Tensor, lyrics: Tensor, lyric_mask: Tensor) -> Context:
-            conditions = model.embed_conditions(move(text)[None], move(lyrics)[None])[0]
-            if bool(lyric_mask.all()):
-                return model.project_context(conditions)
-            mask = torch.cat([torch.ones(1 + len(text), dtype=torch.bool), lyric_mask]).to(model.device)
-            return model.project_context(conditions, mask)
-
-        contexts = {Branch.FULL: project(states.text, states.lyrics, states.lyric_mask)}
         guidance = request.params.guidance
+        states = request.conditions
+        contexts = {Branch.FULL: self._project_full(states)}
         if guidance.active:
+            contexts[Branch.NULL] = self._project_null(states)
+        if guidance.double_condition:
             assert states.null_lyrics is not None
-            null_text = torch.zeros_like(states.text) if states.null_text is None else states.null_text
-            null_mask = states.lyric_mask if states.null_lyric_mask is None else states.null_lyric_mask
-            contexts[Branch.NULL] = project(null_text, states.null_lyrics, null_mask)
-            if guidance.double_condition:
-                contexts[Branch.TEXT_ONLY] = project(states.text, states.null_lyrics, states.lyric_mask)
+            contexts[Branch.TEXT_ONLY] = self._project_states(states.text, states.null_lyrics, states.lyric_mask)
+        if isinstance(request.task, Edit):
+            contexts[Branch.TARGET] = self._project_full(request.task.target)
+            if guidance.active:
+                contexts[Branch.TARGET_NULL] = self._project_null(request.task.target)
         return contexts
+
+    def _project_full(self, states: ConditionStates) -> Context:
+        return self._project_states(states.text, states.lyrics, states.lyric_mask)
+
+    def _project_null(self, states: ConditionStates) -> Context:
+        assert states.null_lyrics is not None
+        text = torch.zeros_like(states.text) if states.null_text is None else states.null_text
+        return self._project_states(
+            text, states.null_lyrics, states.lyric_mask if states.null_lyric_mask is None else states.null_lyric_mask
+        )
+
+    def _project_states(self, text: Tensor, lyrics: Tensor, lyric_mask: Tensor) -> Context:
+        model = self.model
+        text, lyrics = text.to(model.device, model.dtype), lyrics.to(model.device, model.dtype)
+        conditions = model.embed_conditions(text[None], lyrics[None])[0]
+        if bool(lyric_mask.all()):
+            return model.project_context(conditions)
+        mask = torch.cat([torch.ones(1 + len(text), dtype=torch.bool), lyric_mask]).to(model.device)
+        return model.project_context(conditions, mask)
 
     def _modulate(self, timesteps: tuple[float, ...]) -> list[Modulation]:
         found = self._modulations.pop(timesteps, None)

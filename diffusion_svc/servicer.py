@@ -18,15 +18,14 @@ from acestep_rpc.v1 import diffusion_pb2, diffusion_pb2_grpc, encoder_pb2, sampl
 from diffusion_svc.batcher import Batcher, Progress
 from diffusion_svc.model.config import TransformerConfig
 from diffusion_svc.model.transformer import Transformer
-from diffusion_svc.sampler import ConditionStates, Sampler, SamplingRequest
+from diffusion_svc.sampler import Sampler, SamplingRequest
 from diffusion_svc.sampling.guidance import CfgType, GuidanceParams
-from diffusion_svc.sampling.text_to_music import SamplingParams, SchedulerType
+from diffusion_svc.sampling.params import SamplingParams, SchedulerType
 from diffusion_svc.settings import Settings
+from diffusion_svc.task_fields import MAX_DURATION_SECONDS, TASKS, read_task
+from diffusion_svc.tasks import ConditionStates
 from diffusion_svc.weights import load_transformer, model_digest
 
-SAMPLE_RATE = 44100
-FRAME_SAMPLES = 512 * 8  # mel hop x time compression of the codec: 10.77 latent frames a second
-MAX_DURATION_SECONDS = 240.0
 MAX_PROMPT_TOKENS = 256
 MAX_LYRIC_TOKENS = 4096
 MAX_VARIANTS = 16
@@ -43,11 +42,6 @@ _CFG_TYPES = {
     sampling_pb2.CFG_TYPE_APG: CfgType.APG,
     sampling_pb2.CFG_TYPE_CFG_STAR: CfgType.CFG_STAR,
 }
-
-
-def num_frames(duration_seconds: float) -> int:
-    """Latent frames of a duration, rounded towards zero in this order of operations."""
-    return int(duration_seconds * SAMPLE_RATE / 512 / 8)
 
 
 class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
@@ -101,7 +95,7 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
                 "max_prompt_tokens": MAX_PROMPT_TOKENS,
                 "max_lyric_tokens": MAX_LYRIC_TOKENS,
             },
-            features={"tasks": "text_to_music"},
+            features={"tasks": ",".join(TASKS)},
         )
 
     async def Describe(self, request: stage_pb2.DescribeRequest, context: grpc.aio.ServicerContext[Any, Any]) -> stage_pb2.DescribeResponse:
@@ -159,26 +153,25 @@ def read_request(request: diffusion_pb2.SampleRequest, config: TransformerConfig
     Raises:
         InvalidRequest: A field is missing or out of its range.
         ShapeTooLarge: The checkpoint has fewer positions than the request needs.
-        Unimplemented: Another task than text_to_music, or adapters.
+        Unimplemented: Adapters.
     """
-    if request.WhichOneof("task") != "text_to_music":
-        raise Unimplemented("only the task text_to_music is built")
     if request.adapters:
         raise Unimplemented("adapters are not built yet")
-    duration = request.text_to_music.duration_seconds
-    if not 0.1 <= duration <= MAX_DURATION_SECONDS:
-        raise InvalidRequest("text_to_music.duration_seconds", duration, f"0.1 to {MAX_DURATION_SECONDS:g}")
     if not 1 <= len(request.seeds) <= MAX_VARIANTS:
         raise InvalidRequest("seeds", len(request.seeds), f"1 to {MAX_VARIANTS} seeds")
     if max(request.seeds) >= 2**32:
         raise InvalidRequest("seeds", max(request.seeds), "0 to 4294967295")
     params = _read_params(request.params)
-    conditions = _read_conditions(request.conditioning, config, params.guidance.active)
-    frames = num_frames(duration)
-    tokens = 1 + len(conditions.text) + len(conditions.lyrics)
-    if max(frames, tokens) > config.max_position:
-        raise ShapeTooLarge(f"{frames} frames and {tokens} tokens; the checkpoint has {config.max_position} positions")
-    return SamplingRequest(conditions, params, tuple(request.seeds), frames)
+    conditions = _read_conditions(request.conditioning, "conditioning", config, params.guidance.active)
+    prompts, target = [conditions], None
+    if request.WhichOneof("task") == "edit":
+        target = _read_conditions(request.edit.target, "edit.target", config, params.guidance.active)
+        prompts.append(target)
+    task = read_task(request, params, target)
+    tokens = max(1 + len(states.text) + len(states.lyrics) for states in prompts)
+    if max(task.num_frames, tokens) > config.max_position:
+        raise ShapeTooLarge(f"{task.num_frames} frames and {tokens} tokens; the checkpoint has {config.max_position} positions")
+    return SamplingRequest(conditions, params, tuple(request.seeds), task)
 
 
 def _read_params(message: sampling_pb2.SamplingParams) -> SamplingParams:
@@ -222,21 +215,21 @@ def _read_params(message: sampling_pb2.SamplingParams) -> SamplingParams:
     )
 
 
-def _read_conditions(message: encoder_pb2.Conditioning, config: TransformerConfig, guided: bool) -> ConditionStates:
+def _read_conditions(message: encoder_pb2.Conditioning, field: str, config: TransformerConfig, guided: bool) -> ConditionStates:
     text_width, lyric_width = config.text_embedding_dim, config.lyric_hidden_size
-    text = unpack(message.text_hidden_states, "conditioning.text_hidden_states", FLOAT_TYPES, (None, text_width))
-    lyrics = unpack(message.lyric_hidden_states, "conditioning.lyric_hidden_states", FLOAT_TYPES, (None, lyric_width))
+    text = unpack(message.text_hidden_states, f"{field}.text_hidden_states", FLOAT_TYPES, (None, text_width))
+    lyrics = unpack(message.lyric_hidden_states, f"{field}.lyric_hidden_states", FLOAT_TYPES, (None, lyric_width))
     for name, states, most in (("text", text, MAX_PROMPT_TOKENS), ("lyric", lyrics, MAX_LYRIC_TOKENS)):
         if not 1 <= len(states) <= most:
-            raise InvalidRequest(f"conditioning.{name}_hidden_states", f"{len(states)} tokens", f"1 to {most}")
-    mask = unpack(message.lyric_attention_mask, "conditioning.lyric_attention_mask", (torch.bool,), (len(lyrics),))
+            raise InvalidRequest(f"{field}.{name}_hidden_states", f"{len(states)} tokens", f"1 to {most}")
+    mask = unpack(message.lyric_attention_mask, f"{field}.lyric_attention_mask", (torch.bool,), (len(lyrics),))
     null_text = null_lyrics = null_mask = None
     if message.HasField("null_text_hidden_states"):
-        null_text = unpack(message.null_text_hidden_states, "conditioning.null_text_hidden_states", FLOAT_TYPES, text.shape)
+        null_text = unpack(message.null_text_hidden_states, f"{field}.null_text_hidden_states", FLOAT_TYPES, text.shape)
     if message.HasField("null_lyric_hidden_states"):
-        null_lyrics = unpack(message.null_lyric_hidden_states, "conditioning.null_lyric_hidden_states", FLOAT_TYPES, lyrics.shape)
+        null_lyrics = unpack(message.null_lyric_hidden_states, f"{field}.null_lyric_hidden_states", FLOAT_TYPES, lyrics.shape)
     if message.HasField("null_lyric_attention_mask"):
-        null_mask = unpack(message.null_lyric_attention_mask, "conditioning.null_lyric_attention_mask", (torch.bool,), mask.shape)
+        null_mask = unpack(message.null_lyric_attention_mask, f"{field}.null_lyric_attention_mask", (torch.bool,), mask.shape)
     if guided and null_lyrics is None:
-        raise InvalidRequest("conditioning.null_lyric_hidden_states", None, "given when guidance is on")
+        raise InvalidRequest(f"{field}.null_lyric_hidden_states", None, "given when guidance is on")
     return ConditionStates(text, lyrics, mask, null_text, null_lyrics, null_mask)

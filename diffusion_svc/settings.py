@@ -21,6 +21,6 @@ class Settings(ServerSettings):
     threads: int = 0
     """CPU threads; 0: one per core."""
     max_rows: int = 16
-    """Rows in one forward."""
+    """Rows in one forward; a song that wants more in one step, as an edit with many draws may, runs alone."""
     max_requests: int = 64
     """Requests under way and waiting; one more is refused."""

@@ -4,9 +4,10 @@ import torch
 
 from diffusion_svc.model.config import TransformerConfig
 from diffusion_svc.model.transformer import Transformer
-from diffusion_svc.sampler import ConditionStates, SamplingRequest
+from diffusion_svc.sampler import Sampler, SamplingRequest
 from diffusion_svc.sampling.guidance import CfgType, GuidanceParams
-from diffusion_svc.sampling.text_to_music import SamplingParams, SchedulerType
+from diffusion_svc.sampling.params import SamplingParams, SchedulerType
+from diffusion_svc.tasks import ConditionStates, TaskSpec, TextToMusic
 
 TEXT_WIDTH, LYRIC_WIDTH = 12, 20
 
@@ -72,5 +73,19 @@ def sampling_request(
     num_frames: int = 9,
     params: SamplingParams | None = None,
     states: ConditionStates | None = None,
+    task: TaskSpec | None = None,
 ) -> SamplingRequest:
-    return SamplingRequest(states or conditions(), params or sampling_params(), seeds, num_frames)
+    return SamplingRequest(states or conditions(), params or sampling_params(), seeds, task or TextToMusic(num_frames))
+
+
+def latents(num_frames: int = 9, seed: int = 100) -> torch.Tensor:
+    return torch.randn(8, 16, num_frames, generator=torch.Generator().manual_seed(seed))
+
+
+def sample(request: SamplingRequest, sampler: Sampler | None = None) -> list[torch.Tensor]:
+    """Run a request to its end."""
+    sampler = sampler or Sampler(transformer())
+    songs = sampler.start(request)
+    while waiting := [song for song in songs if song.pending]:
+        sampler.tick(waiting)
+    return [song.result for song in songs]

@@ -19,6 +19,8 @@ class Branch(Enum):
     FULL = "full"
     TEXT_ONLY = "text_only"
     NULL = "null"
+    TARGET = "target"  # of an edit, whose source has FULL and NULL
+    TARGET_NULL = "target_null"
 
 
 class CfgType(Enum):

@@ -108,14 +108,15 @@ def _tensor_case(folder: Path, checkpoint: Checkpoint, entry: Mapping[str, Any])
     inputs = load_file(folder / entry["inputs"]) if entry.get("inputs") else {}
     expected = load_file(folder / entry["outputs"])
     params = entry["params"]
-    skip = ""
+    skip = note = ""
     compute: Callable[[], Outputs]
     match entry["kind"]:
         case "pipeline":
             skip = runs.unsupported(params)
             compute = partial(runs.compute, checkpoint, params, inputs, expected)
             if not skip:
-                expected = runs.checked(params, expected) | runs.recorded_inputs(inputs)
+                expected, note = runs.checked(params, expected)
+                expected = expected | runs.recorded_inputs(params, inputs)
         case "module":
             skip = modules.unsupported(expected)
             compute = partial(modules.compute, checkpoint, params, inputs, expected)
@@ -128,7 +129,7 @@ def _tensor_case(folder: Path, checkpoint: Checkpoint, entry: Mapping[str, Any])
         case kind:
             raise ValueError(f"case {entry['id']} is of the unknown kind {kind}")
     tolerance = entry["tolerance"]
-    return Case(entry["id"], compute, expected, tolerance["atol"], tolerance["rtol"], skip)
+    return Case(entry["id"], compute, expected, tolerance["atol"], tolerance["rtol"], skip, note)
 
 
 def _codec_case(folder: Path, checkpoint: Checkpoint, entry: Mapping[str, Any]) -> Case:

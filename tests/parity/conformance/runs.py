@@ -1,67 +1,77 @@
 """Schedules, solvers, guidance, and whole runs from token ids to final latents."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffusion_svc.model.transformer import Context, Row
-from diffusion_svc.sampler import ConditionStates, Sampler, SamplingRequest, Song
-from diffusion_svc.sampling.guidance import Branch, CfgType, Guidance, GuidanceParams, MomentumBuffer, apg, cfg, cfg_star, double_condition
+from diffusion_svc.sampler import Sampler, SamplingRequest
+from diffusion_svc.sampling.denoising import Task
+from diffusion_svc.sampling.guidance import Branch, Guidance, MomentumBuffer, apg, cfg, cfg_star, double_condition
+from diffusion_svc.sampling.params import SamplingParams, SchedulerType
 from diffusion_svc.sampling.schedule import NUM_TRAIN_TIMESTEPS, Schedule, build_schedule, from_sigmas, heun_schedule, training_sigmas
 from diffusion_svc.sampling.solvers import Euler, Heun, PingPong, Solver, seeded_noise
-from diffusion_svc.sampling.text_to_music import SamplingParams, SchedulerType, build_sampling_schedule, text_to_music
+from diffusion_svc.tasks import ConditionStates, Edit, build_task_schedule
 from encoder_svc.encoder import Conditioning, NullCondition
 from tests.parity.conformance.checkpoint import CPU, Checkpoint
+from tests.parity.conformance.tasks import build_spec, deviation, edit_velocities, sampling_params, start_task
 
 Tensors = Mapping[str, Tensor]
 _SUFFIX = {Branch.FULL: "", Branch.NULL: "_null", Branch.TEXT_ONLY: "_no_lyric"}
 _BRANCHES = {"cond": Branch.FULL, "uncond": Branch.NULL, "text_only": Branch.TEXT_ONLY}
 _VELOCITY = re.compile(r"decode_(cond|uncond|text_only)_iter(\d+)")
-_EVALUATED = re.compile(r"latents_before_iter(\d+)")
 
 
 def unsupported(params: Mapping[str, Any]) -> str:
     """Which later issue owns the run; empty: none."""
-    if params.get("lora_name_or_path", "none") != "none":
-        return "adapters, issue 3/7"
-    if params.get("audio2audio_enable") or params.get("task", "text2music") != "text2music":
-        return f"task {'audio2audio' if params.get('audio2audio_enable') else params['task']}, issue 3/7"
-    return ""
+    return "adapters, issue 3/7" if params.get("lora_name_or_path", "none") != "none" else ""
 
 
-def recorded_inputs(inputs: Tensors) -> dict[str, Tensor]:
+def recorded_inputs(params: Mapping[str, Any], inputs: Tensors) -> dict[str, Tensor]:
     """Inputs of the recorded loop that our encoder stage and our seeds must give."""
-    names = ("text_input_ids", "encoder_text_hidden_states", "encoder_text_hidden_states_null", "randn_0")
+    names = ["text_input_ids", "encoder_text_hidden_states", "encoder_text_hidden_states_null", "target_encoder_text_hidden_states"]
+    names += ["randn_0"] if params.get("task") == "edit" else ["randn_0", "randn_1"]
     return {name: inputs[name] for name in names if name in inputs}
 
 
-def checked(params: Mapping[str, Any], expected: Tensors) -> dict[str, Tensor]:
-    """Recorded outputs that a run has: all, but the latents before evaluations that cfg_star leaves out, as their velocity counts 0."""
-    schedule = build_sampling_schedule(_sampling_params(params))
-    guidance = Guidance(_sampling_params(params).guidance, schedule.num_steps)
-    left_out = {index for index in range(len(schedule.timesteps)) if not guidance.branches(index)}
-    return {
-        name: tensor for name, tensor in expected.items() if not ((found := _EVALUATED.fullmatch(name)) and int(found.group(1)) in left_out)
-    }
+def checked(params: Mapping[str, Any], expected: Tensors) -> tuple[dict[str, Tensor], str]:
+    """Recorded outputs that a run has, and what is left out with the reason.
+
+    The latents before evaluations that cfg_star leaves out are not among them, as their velocity counts 0.
+    """
+    count = len(expected["timesteps"])
+    sampling = sampling_params(params)
+    guidance = Guidance(sampling.guidance, (count + 1) // 2 if sampling.scheduler_type is SchedulerType.HEUN else count)
+    left_out = {f"latents_before_iter{index}" for index in range(count) if not guidance.branches(index)}
+    names, note = deviation(params, expected)
+    return {name: tensor for name, tensor in expected.items() if name not in left_out | names}, note
 
 
 def compute(checkpoint: Checkpoint, params: Mapping[str, Any], inputs: Tensors, expected: Tensors) -> Tensors:
     """Run a case from its prompt and token ids, with its recorded noise."""
-    conditioning = _encode(checkpoint, params)
-    sampling = _sampling_params(params)
-    schedule = build_sampling_schedule(sampling)
+    sampling, null_condition = sampling_params(params), _null_condition(params)
+    conditioning = checkpoint.encoder.encode(params["prompt"], params["lyrics"]["token_ids"], null_condition)
     batch, frames = inputs["randn_0"].shape[0], inputs["randn_0"].shape[-1]
-    outputs: dict[str, Tensor] = {"timesteps": torch.tensor(schedule.timesteps)}
+    target = None
+    outputs: dict[str, Tensor] = {}
+    if params.get("task") == "edit":
+        encoded = checkpoint.encoder.encode(params["edit_target_prompt"], params["edit_target_lyrics"]["token_ids"], null_condition)
+        outputs["target_encoder_text_hidden_states"] = encoded.text_hidden_states[None]
+        target = _condition_states(encoded)
+    spec = build_spec(params, inputs, target)
+    schedule = build_task_schedule(spec, sampling)
+    outputs["timesteps"] = torch.tensor(schedule.timesteps)
 
     text_ids = checkpoint.encoder.text_tokenizer.encode(params["prompt"])
     outputs["text_input_ids"] = torch.tensor([text_ids])
     outputs["encoder_text_hidden_states"] = conditioning.text_hidden_states.expand(batch, -1, -1)
     weakened = checkpoint.encoder.text_encoder(outputs["text_input_ids"], torch.ones_like(outputs["text_input_ids"]), weakened=True)
     outputs["encoder_text_hidden_states_null"] = weakened.expand(batch, -1, -1)
-    outputs["randn_0"] = torch.stack([seeded_noise(seed, (8, 16, frames), CPU)() for seed in _seeds(params, batch)])
+    for name, seeds in (("randn_0", "retake_seeds" if target else "manual_seeds"), ("randn_1", "retake_seeds")):
+        outputs[name] = torch.stack([seeded_noise(seed, (8, 16, frames), CPU)() for seed in _seeds(params[seeds], batch)])
 
     # Conditions, embedded; a run without guidance has recorded the null branch too.
     states = _condition_states(conditioning)
@@ -82,16 +92,11 @@ def compute(checkpoint: Checkpoint, params: Mapping[str, Any], inputs: Tensors, 
         outputs[f"encoder_hidden_states{_SUFFIX[branch]}"] = embedded.expand(batch, -1, -1)
         contexts[branch] = model.project_context(embedded, None if bool(lyric_mask.all()) else mask)
 
-    sampler = Sampler(model)
+    task = start_task(spec, params, sampling, schedule, inputs)
     if batch == 1:
-        song = _start(sampler, states, sampling, schedule, _recorded_noise(inputs, 0), frames)
-        while song.pending:
-            outputs[f"latents_before_iter{song.pending.timestep_index}"] = song.pending.latents[None]
-            sampler.tick([song])
-        assert isinstance(song.result, Tensor), song.result
-        outputs["final_latents"] = song.result[None]
+        outputs |= _run_song(Sampler(model), SamplingRequest(states, sampling, (0,), spec), task)
     else:
-        outputs |= _run_stacked(checkpoint, sampling, schedule, contexts, inputs)
+        outputs |= _run_stacked(checkpoint, sampling, schedule, contexts, task)
 
     # Recorded velocities, also where our run does not ask for them: cfg_star's zero steps, which leave the latents as they began.
     modulations = model.modulate(torch.tensor(schedule.timesteps))
@@ -104,68 +109,56 @@ def compute(checkpoint: Checkpoint, params: Mapping[str, Any], inputs: Tensors, 
     return outputs
 
 
-def _start(
-    sampler: Sampler, states: ConditionStates, sampling: SamplingParams, schedule: Schedule, noise: Iterator[Tensor], frames: int
-) -> Song:
-    """A song as the sampler starts it, but with recorded noise."""
-    (song,) = sampler.start(SamplingRequest(states, sampling, (0,), frames))
-    song.task = text_to_music(sampling, schedule, lambda: next(noise))
-    song.pending = next(song.task)
-    return song
+def _run_song(sampler: Sampler, request: SamplingRequest, task: Task) -> dict[str, Tensor]:
+    """A song as the sampler runs it, but with recorded noise."""
+    (song,) = sampler.start(request)
+    song.task, song.result = task, None
+    sampler.resume(song, None)
+    outputs: dict[str, Tensor] = {}
+    momentum = MomentumBuffer(), MomentumBuffer()
+    while song.pending:
+        if isinstance(request.task, Edit):
+            outputs |= edit_velocities(sampler.model, song, request.params.guidance.guidance_scale, *momentum)
+        outputs[f"latents_before_iter{song.pending[0].timestep_index}"] = song.pending[0].latents[None]
+        sampler.tick([song])
+    assert isinstance(song.result, Tensor), song.result
+    return outputs | {"final_latents": song.result[None]}
 
 
 def _run_stacked(
-    checkpoint: Checkpoint, sampling: SamplingParams, schedule: Schedule, contexts: Mapping[Branch, Context], inputs: Tensors
+    checkpoint: Checkpoint, sampling: SamplingParams, schedule: Schedule, contexts: Mapping[Branch, Context], task: Task
 ) -> dict[str, Tensor]:
     """A batch as one song: the reference takes the mean of omega over the whole batch, so its samples are not independent as ours are."""
     model = checkpoint.transformer
     modulations = model.modulate(torch.tensor(schedule.timesteps))
-    noise = _recorded_noise(inputs, None)
-    task = text_to_music(sampling, schedule, lambda: next(noise))
     outputs: dict[str, Tensor] = {}
-    velocities: dict[Branch, Tensor] | None = None
+    velocities: list[Tensor] | None = None
     while True:
         try:
-            evaluation = next(task) if velocities is None else task.send(velocities)
+            evaluations = next(task) if velocities is None else task.send(velocities)
         except StopIteration as stop:
             outputs["final_latents"] = stop.value
             return outputs
-        index = evaluation.timestep_index
-        outputs[f"latents_before_iter{index}"] = evaluation.latents
-        velocities = {
-            branch: torch.stack(
-                model(
-                    [
-                        Row(latents, modulations[index], contexts[branch], branch is Branch.NULL and sampling.use_erg_diffusion)
-                        for latents in evaluation.latents
-                    ]
-                )
-            )
-            for branch in evaluation.branches
-        }
+        outputs[f"latents_before_iter{evaluations[0].timestep_index}"] = evaluations[0].latents
+        velocities = []
+        for evaluation in evaluations:
+            modulation, context = modulations[evaluation.timestep_index], contexts[evaluation.branch]
+            weak = evaluation.branch is Branch.NULL and sampling.use_erg_diffusion
+            velocities.append(torch.stack(model([Row(latents, modulation, context, weak) for latents in evaluation.latents])))
 
 
-def _recorded_noise(inputs: Tensors, sample: int | None) -> Iterator[Tensor]:
-    """The draws of one sample of the batch, or of all of them stacked."""
-    which = slice(None) if sample is None else sample
-    yield inputs["randn_0"][which]
-    if "step_noise" in inputs:
-        yield from inputs["step_noise"][:, which]
-
-
-def _seeds(params: Mapping[str, Any], batch: int) -> list[int]:
-    given = params["manual_seeds"]
+def _seeds(given: int | str | Sequence[int], batch: int) -> list[int]:
     if isinstance(given, int | str):
         given = [int(seed) for seed in str(given).split(",")]
     return [given[min(index, len(given) - 1)] for index in range(batch)]
 
 
-def _encode(checkpoint: Checkpoint, params: Mapping[str, Any]) -> Conditioning:
+def _null_condition(params: Mapping[str, Any]) -> NullCondition:
+    if params.get("task") == "edit":
+        return NullCondition.MASKED
     if params["use_erg_lyric"]:
-        null = NullCondition.WEAKENED if params["use_erg_tag"] else NullCondition.WEAKENED_LYRICS
-    else:
-        null = NullCondition.ZEROS
-    return checkpoint.encoder.encode(params["prompt"], params["lyrics"]["token_ids"], null)
+        return NullCondition.WEAKENED if params["use_erg_tag"] else NullCondition.WEAKENED_LYRICS
+    return NullCondition.ZEROS
 
 
 def _condition_states(conditioning: Conditioning) -> ConditionStates:
@@ -177,31 +170,6 @@ def _condition_states(conditioning: Conditioning) -> ConditionStates:
         null_lyrics=conditioning.null_lyric_hidden_states,
         null_lyric_mask=conditioning.null_lyric_attention_mask,
     )
-
-
-def _sampling_params(params: Mapping[str, Any]) -> SamplingParams:
-    return SamplingParams(
-        infer_step=params["infer_step"],
-        scheduler_type=SchedulerType(params["scheduler_type"]),
-        omega_scale=params["omega_scale"],
-        oss_steps=_steps(params.get("oss_steps")),
-        guidance=GuidanceParams(
-            guidance_scale=params["guidance_scale"],
-            cfg_type=CfgType(params["cfg_type"]),
-            guidance_interval=params["guidance_interval"],
-            guidance_interval_decay=params["guidance_interval_decay"],
-            min_guidance_scale=params["min_guidance_scale"],
-            guidance_scale_text=params.get("guidance_scale_text", 0.0),
-            guidance_scale_lyric=params.get("guidance_scale_lyric", 0.0),
-        ),
-        use_erg_diffusion=params["use_erg_diffusion"],
-    )
-
-
-def _steps(given: str | Sequence[int] | None) -> tuple[int, ...]:
-    if not given:
-        return ()
-    return tuple(int(step) for step in (given.split(",") if isinstance(given, str) else given))
 
 
 def compute_schedule(params: Mapping[str, Any], inputs: Tensors, expected: Tensors) -> Tensors:

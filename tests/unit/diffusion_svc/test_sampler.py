@@ -1,12 +1,15 @@
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 
 from acestep_rpc.errors import StageError
 from diffusion_svc.sampler import Sampler, Song
+from diffusion_svc.sampling.edit import EditWindow
 from diffusion_svc.sampling.guidance import CfgType
-from diffusion_svc.sampling.text_to_music import SchedulerType
+from diffusion_svc.sampling.params import SchedulerType
+from diffusion_svc.tasks import AudioToAudio, Edit, Extend, Repaint, Retake
 from tests import tiny
 
 
@@ -88,6 +91,33 @@ def test_a_song_has_the_same_bits_alone_and_in_company(solver):
     variants = sampler.start(tiny.sampling_request(seeds=(1, 3, 2), params=params))
     stranger = sampler.start(tiny.sampling_request(seeds=(9,), params=tiny.sampling_params(3), states=tiny.conditions(7, 2, 8)))
     results = run(sampler, *variants, *stranger)
+    assert torch.equal(results[1], alone)
+    assert not torch.equal(results[0], alone)
+
+
+LATENTS = tiny.latents(9)
+TASKS = {
+    "retake": Retake(9, (0.2, 0.4, 0.6), (7, 8, 9)),
+    "repaint": Repaint(LATENTS, ((2, 5),), 0.7, (7, 8, 9)),
+    "extend": Extend(LATENTS[..., :4], 3, 2, (7, 8, 9)),
+    "edit": Edit(LATENTS, tiny.conditions(5, 2, 7), EditWindow(0.0, 0.6, 2), (7, 8, 9)),
+    "audio_to_audio": AudioToAudio(LATENTS, 0.3),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_the_same_bits_alone_and_in_company(task):
+    spec, sampler, params = TASKS[task], Sampler(tiny.transformer()), tiny.sampling_params(5)
+    lists = {name: (getattr(spec, name)[1],) for name in ("retake_seeds", "variances") if hasattr(spec, name)}
+    (alone,) = run(sampler, *sampler.start(tiny.sampling_request(seeds=(3,), params=params, task=replace(spec, **lists))))
+    songs = sampler.start(tiny.sampling_request(seeds=(1, 3, 2), params=params, task=spec))
+    others = [
+        song
+        for name, other in TASKS.items()
+        if name != task
+        for song in sampler.start(tiny.sampling_request(seeds=(4, 5, 6), params=tiny.sampling_params(4), task=other))
+    ]
+    results = run(sampler, *songs, *others)
     assert torch.equal(results[1], alone)
     assert not torch.equal(results[0], alone)
 

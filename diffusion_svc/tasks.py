@@ -1,0 +1,159 @@
+"""What a request asks for, and the generator that does it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusion_svc.sampling.audio_to_audio import audio_to_audio, build_reference_schedule
+from diffusion_svc.sampling.denoising import Task
+from diffusion_svc.sampling.edit import EditWindow, edit
+from diffusion_svc.sampling.params import SamplingParams, build_sampling_schedule
+from diffusion_svc.sampling.repaint import extend, extension_noise_frames, repaint
+from diffusion_svc.sampling.schedule import Schedule, build_schedule
+from diffusion_svc.sampling.solvers import NoiseSource
+from diffusion_svc.sampling.text_to_music import retake, text_to_music
+
+
+@dataclass(frozen=True)
+class ConditionStates:
+    """States of one prompt from the encoder stage, before the transformer's input layers.
+
+    Attributes:
+        text: [L_t, W_t].
+        lyrics: [L_l, W_l].
+        lyric_mask: [L_l] bool, true = attend.
+        null_text: [L_t, W_t]; None: zeros.
+        null_lyrics: [L_l, W_l]; None: no null branch.
+        null_lyric_mask: [L_l] bool; None: lyric_mask.
+    """
+
+    text: Tensor
+    lyrics: Tensor
+    lyric_mask: Tensor
+    null_text: Tensor | None = None
+    null_lyrics: Tensor | None = None
+    null_lyric_mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class TextToMusic:
+    """Songs from noise."""
+
+    num_frames: int
+
+
+@dataclass(frozen=True)
+class Retake:
+    """Songs near those of the seeds; one variance and one second seed a song."""
+
+    num_frames: int
+    variances: tuple[float, ...]
+    retake_seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Repaint:
+    """New music in some ranges of frames, ends excluded; one second seed a song."""
+
+    source: Tensor
+    regions: tuple[tuple[int, int], ...]
+    variance: float
+    retake_seeds: tuple[int, ...]
+
+    @property
+    def num_frames(self) -> int:
+        """Length of the result."""
+        return self.source.shape[-1]
+
+
+@dataclass(frozen=True)
+class Extend:
+    """So many new frames on each side; one second seed a song."""
+
+    source: Tensor
+    left: int
+    right: int
+    retake_seeds: tuple[int, ...]
+
+    @property
+    def num_frames(self) -> int:
+        """Length of the result."""
+        return self.left + self.source.shape[-1] + self.right
+
+
+@dataclass(frozen=True)
+class Edit:
+    """From the request's prompt to the target; all noise is of the second seeds, one a song."""
+
+    source: Tensor
+    target: ConditionStates
+    window: EditWindow
+    retake_seeds: tuple[int, ...]
+
+    @property
+    def num_frames(self) -> int:
+        """Length of the result."""
+        return self.source.shape[-1]
+
+
+@dataclass(frozen=True)
+class AudioToAudio:
+    """Songs that follow a reference, 0 to 1."""
+
+    source: Tensor
+    strength: float
+
+    @property
+    def num_frames(self) -> int:
+        """Length of the result."""
+        return self.source.shape[-1]
+
+
+TaskSpec = TextToMusic | Retake | Repaint | Extend | Edit | AudioToAudio
+
+
+def build_task_schedule(spec: TaskSpec, params: SamplingParams) -> Schedule:
+    """Noise levels of a task."""
+    match spec:
+        case AudioToAudio():
+            return build_reference_schedule(params, spec.strength)
+        case Edit():
+            return build_schedule(params.infer_step)
+        case _:
+            return build_sampling_schedule(params)
+
+
+def build_task(
+    spec: TaskSpec, variant: int, seed: int, params: SamplingParams, schedule: Schedule, noise_of: Callable[[int, int], NoiseSource]
+) -> Task:
+    """The generator of one song.
+
+    Args:
+        spec: What to do; its source is where the noise is.
+        variant: Which song of the request, 0-based.
+        seed: Of the song.
+        params: Of the request.
+        schedule: From `build_task_schedule`.
+        noise_of: Noise of a seed, so many frames long.
+    """
+    if isinstance(spec, TextToMusic):
+        return text_to_music(params, schedule, noise_of(seed, spec.num_frames))
+    if isinstance(spec, AudioToAudio):
+        return audio_to_audio(params, schedule, spec.source, spec.strength, noise_of(seed, spec.num_frames))
+    retake_seed = spec.retake_seeds[variant]
+    match spec:
+        case Retake(num_frames=frames):
+            return retake(params, schedule, spec.variances[variant], noise_of(seed, frames), noise_of(retake_seed, frames))
+        case Repaint(num_frames=frames):
+            mask = torch.zeros(frames, dtype=torch.bool, device=spec.source.device)
+            for start, end in spec.regions:
+                mask[start:end] = True
+            return repaint(params, schedule, spec.source, mask, spec.variance, noise_of(seed, frames), noise_of(retake_seed, frames))
+        case Extend():
+            frames = spec.source.shape[-1]
+            retake_noise = noise_of(retake_seed, extension_noise_frames(frames, spec.left, spec.right))
+            return extend(params, schedule, spec.source, spec.left, spec.right, noise_of(seed, frames), retake_noise)
+        case Edit():
+            return edit(params, schedule, spec.source, spec.window, noise_of(retake_seed, spec.num_frames))

@@ -1,0 +1,120 @@
+import pytest
+import torch
+
+from diffusion_svc.sampler import Sampler
+from diffusion_svc.sampling.guidance import CfgType
+from diffusion_svc.sampling.params import build_sampling_schedule
+from diffusion_svc.sampling.repaint import extend, repaint
+from diffusion_svc.sampling.solvers import seeded_noise
+from diffusion_svc.tasks import Extend, Repaint
+from tests import tiny
+
+SOURCE = tiny.latents(12)
+
+
+def repainted(variance=0.5, regions=((3, 7),), source=SOURCE, retake_seeds=(7,), **changes):
+    return tiny.sample(tiny.sampling_request(task=Repaint(source, regions, variance, retake_seeds), **changes))
+
+
+def extended(left, right, source=SOURCE, retake_seeds=(7,), **changes):
+    return tiny.sample(tiny.sampling_request(task=Extend(source, left, right, retake_seeds), **changes))
+
+
+@pytest.mark.parametrize("variance", [0.05, 0.3, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize("regions", [((0, 1),), ((11, 12),), ((0, 11),), ((2, 4), (4, 5), (8, 12))])
+@pytest.mark.parametrize("cfg_type", CfgType)
+def test_outside_the_regions_the_source_comes_back_bit_for_bit(variance, regions, cfg_type):
+    params = tiny.sampling_params(5, guidance=tiny.guidance_params(cfg_type=cfg_type, guidance_interval=1.0))
+    (result,) = repainted(variance, regions, params=params)
+    new = torch.zeros(12, dtype=torch.bool)
+    for start, end in regions:
+        new[start:end] = True
+    assert torch.equal(result[..., ~new], SOURCE[..., ~new])
+    assert (result != SOURCE)[..., new].any(dim=(0, 1)).all()
+
+
+def test_defect_6_variance_0_gives_the_source_where_the_reference_gives_noise():
+    sampler = Sampler(tiny.transformer())
+    (song,) = sampler.start(tiny.sampling_request(task=Repaint(SOURCE, ((3, 7),), 0.0, (7,))))
+    assert not song.pending
+    assert song.evaluated_rows == 0
+    assert torch.equal(song.result, SOURCE)
+
+
+@pytest.mark.parametrize(("variance", "first"), [(1.0, 0), (0.7, 1), (0.5, 3), (0.3, 4), (0.1, 5)])
+def test_variance_is_the_share_of_the_steps_that_run(variance, first):
+    (song,) = Sampler(tiny.transformer()).start(
+        tiny.sampling_request(params=tiny.sampling_params(6), task=Repaint(SOURCE, ((3, 7),), variance, (7,)))
+    )
+    assert song.pending[0].timestep_index == first
+
+
+def test_defect_5_with_oss_steps_the_first_step_counts_among_the_selected_ones():
+    params = tiny.sampling_params(oss_steps=(2, 4, 6, 8))
+    (song,) = Sampler(tiny.transformer()).start(tiny.sampling_request(params=params, task=Repaint(SOURCE, ((3, 7),), 0.5, (7,))))
+    assert song.pending[0].timestep_index == 2
+    (result,) = repainted(params=params)
+    assert torch.equal(result[..., :3], SOURCE[..., :3])
+    assert not torch.equal(result[..., 3:7], SOURCE[..., 3:7])
+
+
+def test_omega_has_no_effect_on_a_repaint():
+    results = []
+    for omega_scale in (-50.0, 50.0):
+        params = tiny.sampling_params()
+        object.__setattr__(params, "omega_scale", omega_scale)
+        results += repainted(params=params)
+    assert torch.equal(*results)
+
+
+def test_the_retake_seed_changes_the_region_alone():
+    params = tiny.sampling_params()
+    schedule, mask = build_sampling_schedule(params), torch.arange(12) < 4
+
+    def start(retake_seed):
+        noise, retake_noise = (seeded_noise(seed, (8, 16, 12), torch.device("cpu")) for seed in (1, retake_seed))
+        return next(repaint(params, schedule, SOURCE, mask, 1.0, noise, retake_noise))[0].latents
+
+    first, second = start(2), start(3)
+    assert torch.equal(first[..., 4:], second[..., 4:])
+    assert not torch.equal(first[..., :4], second[..., :4])
+
+
+@pytest.mark.parametrize("left", [0, 1, 5, 12, 13, 40])
+@pytest.mark.parametrize("right", [0, 1, 5, 12, 13, 40])
+def test_defects_13_and_14_each_side_gets_its_length_whatever_the_source_has(left, right):
+    (result,) = extended(left, right, params=tiny.sampling_params(2))
+    assert result.shape == (8, 16, left + 12 + right)
+    assert torch.equal(result[..., left : left + 12], SOURCE)
+    assert result.isfinite().all()
+
+
+@pytest.mark.parametrize(("left", "right"), [(8, 3), (30, 0)], ids=["extend_both_small_right", "extend_left_longer_than_source"])
+def test_extensions_that_crash_the_reference_work(left, right):
+    source = tiny.latents(24)
+    (result,) = extended(left, right, source)
+    assert result.shape == (8, 16, left + 24 + right)
+    assert torch.equal(result[..., left : left + 24], source)
+
+
+def test_long_new_parts_do_not_share_noise():
+    params = tiny.sampling_params(1)
+    retake_noise = torch.arange(45.0).expand(8, 16, 45)  # 20 and 25 frames beside 12
+    task = extend(params, build_sampling_schedule(params), SOURCE, 20, 25, lambda: torch.zeros(8, 16, 12), lambda: retake_noise)
+    start = next(task)[0].latents[0, 0]
+    assert torch.cat([start[:20], start[32:]]).tolist() == list(range(45))
+
+
+def test_defect_17_every_song_of_a_request_is_extended():
+    together = extended(5, 20, retake_seeds=(7, 8, 9), seeds=(1, 2, 3))
+    assert [result.shape[-1] for result in together] == [37] * 3
+    assert torch.equal(together[1], extended(5, 20, retake_seeds=(8,), seeds=(2,))[0])
+    assert not torch.equal(together[0], together[1])
+
+
+def test_defect_18_new_parts_start_from_full_noise():
+    noise = [torch.randn(8, 16, 12, generator=torch.Generator().manual_seed(seed)) for seed in (1, 7)]
+    (song,) = Sampler(tiny.transformer()).start(tiny.sampling_request(seeds=(1,), task=Extend(SOURCE, 5, 4, (7,))))
+    start = song.pending[0]
+    assert start.timestep_index == 0
+    assert torch.equal(start.latents, torch.cat([noise[1][..., :5], noise[0], noise[1][..., -4:]], dim=-1))
