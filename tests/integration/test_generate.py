@@ -138,7 +138,7 @@ async def test_audio_leaves_before_the_song_is_decoded(music):
 
 async def test_capabilities_name_what_works(music):
     capabilities = await music.GetCapabilities(music_pb2.GetCapabilitiesRequest())
-    assert list(capabilities.tasks) == ["text_to_music"]
+    assert list(capabilities.tasks) == ["text_to_music", "retake", "repaint", "extend", "edit", "audio_to_audio"]
     assert list(capabilities.lyric_languages) == ["en"]
     limits = {limit.field: limit for limit in capabilities.parameters}
     assert (limits["sampling.infer_step"].minimum, limits["sampling.infer_step"].maximum) == (1, 200)

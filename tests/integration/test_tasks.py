@@ -1,0 +1,138 @@
+"""Songs from songs: every task over the public API, from one process and from four."""
+
+import io
+
+import grpc.aio
+import numpy as np
+import pytest
+import soundfile
+
+from acestep_rpc.receipt import to_dict
+from acestep_rpc.v1 import music_pb2, sampling_pb2
+from tests.integration.requests import FRAME_SECONDS, Answer, generate, song_request
+
+SECONDS = 3.0
+FRAMES = int(SECONDS / FRAME_SECONDS)
+
+
+def waveform(answer: Answer, variant_index: int = 0) -> np.ndarray:
+    data, rate = soundfile.read(io.BytesIO(answer.file(variant_index)))
+    assert rate == 48000
+    return data
+
+
+def samples(frames: int) -> int:
+    return -(-frames * 4096 * 48000 // 44100)
+
+
+@pytest.fixture
+async def source(music) -> music_pb2.AudioSource:
+    """An uploaded song of three seconds."""
+    song = (await generate(music, song_request(seconds=SECONDS, output=music_pb2.OutputSpec(sample_rate=44100)))).file()
+    stored = await music.UploadAudio(iter([music_pb2.UploadAudioRequest(data=song)]))
+    return music_pb2.AudioSource(asset=stored.name)
+
+
+def task_request(**task) -> music_pb2.GenerateRequest:
+    request = song_request(steps=6)
+    request.ClearField("text_to_music")
+    request.MergeFrom(music_pb2.GenerateRequest(**task))
+    return request
+
+
+def repaint(source, variance: float) -> music_pb2.GenerateRequest:
+    regions = [music_pb2.TimeRange(start_seconds=1.0, end_seconds=2.0)]
+    message = music_pb2.Repaint(source=source, regions=regions, retake_variance=variance, retake_seeds=[5], splice_source=False)
+    return task_request(repaint=message)
+
+
+def edit(source) -> music_pb2.GenerateRequest:
+    target = music_pb2.Prompt(tags="jazz", lyrics="other words")
+    return task_request(edit=music_pb2.Edit(source=source, target=target, edit_n_min=0.2, edit_n_max=0.8, retake_seeds=[5]))
+
+
+async def test_a_retake_of_variance_0_is_the_song_of_the_seed(music):
+    retake = music_pb2.Retake(duration_seconds=SECONDS, retake_variances=[0.0, 0.4, 1.0], retake_seeds=[5])
+    answer = await generate(music, task_request(retake=retake))
+    song = waveform(await generate(music, song_request(seconds=SECONDS, steps=6)))
+    takes = [waveform(answer, index) for index in range(3)]
+    assert np.array_equal(takes[0], song)
+    assert not np.array_equal(takes[1], song)
+    assert not np.array_equal(takes[2], takes[1])
+    receipts = [to_dict(made.receipt) for made in answer.result.songs]
+    assert [receipt["retake_variance"] for receipt in receipts] == [0, 0.4, 1]
+    assert {tuple(receipt["retake_seeds"]) for receipt in receipts} == {(5,)}
+    assert {receipt["seed"] for receipt in receipts} == {7}
+
+
+async def test_a_cover_of_strength_1_and_a_repaint_of_variance_0_are_the_source(music, source):
+    cover = await generate(music, task_request(audio_to_audio=music_pb2.AudioToAudio(source=source, ref_audio_strength=1.0)))
+    unchanged = await generate(music, repaint(source, 0.0))
+    assert np.array_equal(waveform(cover), waveform(unchanged))
+    assert len(waveform(cover)) == samples(FRAMES)
+
+
+async def test_a_repaint_changes_its_region(music, source):
+    unchanged, changed = waveform(await generate(music, repaint(source, 0.0))), waveform(await generate(music, repaint(source, 1.0)))
+    assert len(changed) == len(unchanged)
+    difference = np.abs(changed - unchanged).mean(axis=1)
+    second = 48000
+    assert difference[second + 12000 : 2 * second - 12000].mean() > 3 * difference[: second - 24000].mean()
+
+
+@pytest.mark.parametrize(("left", "right"), [(0.0, 2.0), (2.0, 0.0), (1.0, 4.0)])
+async def test_an_extension_has_exactly_the_promised_length(music, source, left, right):
+    extend = music_pb2.Extend(source=source, left_seconds=left, right_seconds=right)
+    answer = await generate(music, task_request(extend=extend))
+    frames = int(left / FRAME_SECONDS) + FRAMES + int(right / FRAME_SECONDS)
+    assert len(waveform(answer)) == samples(frames)
+    assert answer.events[0].accepted.duration_seconds == pytest.approx(frames * FRAME_SECONDS)
+
+
+async def test_an_edit_keeps_the_length_and_records_both_prompts(music, source):
+    answer = await generate(music, edit(source))
+    assert len(waveform(answer)) == samples(FRAMES)
+    receipt = to_dict(answer.result.songs[0].receipt)
+    assert (receipt["prompt"], receipt["edit_target_prompt"], receipt["edit_target_lyrics"]) == (
+        "funk, bass, 105 bpm",
+        "jazz",
+        "other words",
+    )
+    assert [line.normalized_text for line in answer.result.lyric_lines] == ["other words"]
+
+
+async def test_the_same_request_is_the_same_file(music, source):
+    cover = task_request(audio_to_audio=music_pb2.AudioToAudio(source=source, ref_audio_strength=0.4))
+    for request in (edit(source), repaint(source, 0.6), cover):
+        assert (await generate(music, request)).file() == (await generate(music, request)).file()
+
+
+async def test_an_uploaded_mp3_can_be_covered(music):
+    time = np.arange(48000 * 2) / 48000
+    file = io.BytesIO()
+    soundfile.write(file, 0.3 * np.sin(2 * np.pi * 440 * time), 48000, format="MP3", subtype="MPEG_LAYER_III")
+    stored = await music.UploadAudio(iter([music_pb2.UploadAudioRequest(data=file.getvalue())]))
+    cover = music_pb2.AudioToAudio(source=music_pb2.AudioSource(asset=stored.name), ref_audio_strength=0.5)
+    assert (await generate(music, task_request(audio_to_audio=cover))).file()
+
+
+def bad_tasks(source):
+    far = [music_pb2.TimeRange(start_seconds=1, end_seconds=99)]
+    heun = sampling_pb2.SamplingParams(scheduler_type=sampling_pb2.SCHEDULER_TYPE_HEUN)
+    unknown = music_pb2.AudioSource(asset=f"assets/{'0' * 64}")
+    invalid, missing = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
+    yield task_request(repaint=music_pb2.Repaint(source=source, regions=far, splice_source=False)), invalid, "end_seconds"
+    yield task_request(extend=music_pb2.Extend(source=source, right_seconds=239)), invalid, "extend"
+    yield task_request(extend=music_pb2.Extend(source=source, right_seconds=1), sampling=heun), invalid, "scheduler_type"
+    yield task_request(edit=music_pb2.Edit(source=source)), invalid, "edit.target"
+    yield task_request(edit=music_pb2.Edit(source=source, target=music_pb2.Prompt(tags="a", lyrics="夜"))), invalid, "edit.target.lyrics"
+    yield task_request(audio_to_audio=music_pb2.AudioToAudio(source=unknown)), missing, "asset"
+    yield task_request(audio_to_audio=music_pb2.AudioToAudio()), invalid, "audio_to_audio.source"
+
+
+async def test_what_cannot_be_done_is_said_and_the_server_serves_on(music, source):
+    for request, code, words in bad_tasks(source):
+        with pytest.raises(grpc.aio.AioRpcError, match=words) as refused:
+            await generate(music, request)
+        assert refused.value.code() is code
+    assert (await generate(music, song_request())).file()
