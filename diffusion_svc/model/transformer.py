@@ -142,10 +142,11 @@ class SelfAttention(nn.Module):
             query, key, value = query * mask, key * mask, value * mask
         query = F.relu(rotary(query, *tables))
         key = F.relu(rotary(key, *tables))
-        # Sums over frames first: [d, d] a head instead of [T, T].
-        state = key.transpose(-1, -2) @ value.float()  # [B, H, d, d]
-        total = key.sum(dim=-2).unsqueeze(-1)  # [B, H, d, 1]
-        out = (query @ state) / (query @ total + ATTENTION_EPSILON)
+        # Sums over frames first: [d, d] a head instead of [T, T]. They stay in float32 under a trainer's autocast too.
+        with torch.autocast(x.device.type, enabled=False):
+            state = key.transpose(-1, -2) @ value.float()  # [B, H, d, d]
+            total = key.sum(dim=-2).unsqueeze(-1)  # [B, H, d, 1]
+            out = (query @ state) / (query @ total + ATTENTION_EPSILON)
         merged = out.transpose(1, 2).flatten(-2).to(x.dtype)
         return self.to_out[0](merged)  # type: ignore[no-any-return]
 
@@ -180,11 +181,12 @@ class CrossAttention(nn.Module):
         tables: tuple[Tensor, Tensor],
         query_scale: Tensor | None,
         frame_mask: Tensor | None,
+        key_mask: Tensor | None = None,
     ) -> Tensor:
-        """[B, T, D] -> [B, T, D], each row attending to its own keys and values.
+        """[B, T, D] -> [B, T, D], each row attending to its own keys and values; a pair [G, H, L, d] serves the next G rows.
 
-        Nothing is masked: condition tokens that must not be seen are absent from the keys, a row without any gives the output bias, and
-        so does a padded frame.
+        Inference masks nothing: condition tokens that must not be seen are absent from the keys, a row without any gives the output bias,
+        and so does a padded frame. Training pads the conditions of a batch into one pair and masks them (key_mask [B, 1, 1, L], 1 = see).
         """
         query = self.to_q(x)
         if query_scale is not None:
@@ -192,8 +194,8 @@ class CrossAttention(nn.Module):
         query = query.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, T, d]
         query = rotary(query, *tables).to(x.dtype)
         rows = [
-            F.scaled_dot_product_attention(one, key, value) if key.shape[-2] else torch.zeros_like(one)
-            for one, (key, value) in zip(query.split(1), keys_values, strict=True)
+            F.scaled_dot_product_attention(some, key, value, key_mask) if key.shape[-2] else torch.zeros_like(some)
+            for some, (key, value) in zip(query.split([key.shape[0] for key, _ in keys_values]), keys_values, strict=True)
         ]
         merged = torch.cat(rows).transpose(1, 2).flatten(-2)
         if frame_mask is not None:
@@ -225,10 +227,12 @@ class FeedForward(nn.Module):
         self.depth_conv = _Convolution(nn.Conv1d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden))
         self.point_conv = _Convolution(nn.Conv1d(hidden, width, 1, bias=False))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]."""
+    def forward(self, x: Tensor, frame_mask: Tensor | None = None) -> Tensor:
+        """[B, T, D] -> [B, T, D]; frames that frame_mask [B, T] leaves out do not reach their neighbours."""
         inverted, depth, point = self.inverted_conv.conv, self.depth_conv.conv, self.point_conv.conv
         hidden = F.silu(F.linear(x, inverted.weight[..., 0], inverted.bias))
+        if frame_mask is not None:
+            hidden = hidden * frame_mask[:, :, None].to(hidden.dtype)
         assert depth.bias is not None
         before, here, after = depth.weight[:, 0].unbind(-1)
         mixed = torch.addcmul(depth.bias, hidden, here)
@@ -262,14 +266,16 @@ class TransformerBlock(nn.Module):
         tables: tuple[Tensor, Tensor],
         query_scale: Tensor | None = None,
         frame_mask: Tensor | None = None,
+        key_mask: Tensor | None = None,
+        convolution_mask: Tensor | None = None,
     ) -> Tensor:
-        """[B, T, D] -> [B, T, D] with modulation [B, 6, D] and query_scale [B, 1, 1]."""
+        """[B, T, D] -> [B, T, D] with modulation [B, 6, D], query_scale [B, 1, 1] and, in training, frame_mask for the convolution too."""
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = (self.scale_shift_table + modulation).unsqueeze(2).unbind(1)
         hidden = rms_norm(x) * (1 + scale_attn) + shift_attn
         x = x + gate_attn * self.attn(hidden, rotary, tables, frame_mask)
-        x = x + self.cross_attn(x, keys_values, rotary, tables, query_scale, frame_mask)
+        x = x + self.cross_attn(x, keys_values, rotary, tables, query_scale, frame_mask, key_mask)
         hidden = rms_norm(x) * (1 + scale_ff) + shift_ff
-        return x + gate_ff * self.ff(hidden)  # type: ignore[no-any-return]
+        return x + gate_ff * self.ff(hidden, convolution_mask)  # type: ignore[no-any-return]
 
 
 class PatchEmbedding(nn.Module):

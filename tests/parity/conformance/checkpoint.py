@@ -9,6 +9,8 @@ import torch
 from diffusion_svc.model.transformer import Transformer
 from diffusion_svc.weights import load_transformer
 from encoder_svc.encoder import PromptEncoder
+from training.checkpoint import load_trainable
+from training.model import TrainableTransformer
 from vae_svc.codec import Codec
 from vae_svc.weights import load_codec
 
@@ -26,6 +28,11 @@ class Checkpoint:
     def transformer(self) -> Transformer:
         """The diffusion stage's network."""
         return load_transformer(self.folder, CPU, self.dtype)
+
+    @cached_property
+    def trainable(self) -> TrainableTransformer:
+        """The trainer's network, without dropout."""
+        return load_trainable(self.folder, CPU, self.dtype).eval()
 
     @cached_property
     def encoder(self) -> PromptEncoder:

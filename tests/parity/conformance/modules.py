@@ -8,14 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusion_svc.model.transformer import Row, Transformer, normalize_control, rms_norm, timestep_features
+from tests.parity.conformance import training
 from tests.parity.conformance.checkpoint import CPU, Checkpoint
 
 Tensors = Mapping[str, Tensor]
-
-
-def unsupported(expected: Tensors) -> str:
-    """Which later issue owns the case; empty: none."""
-    return "projection losses are the trainer's, issue 2/7" if any("proj_loss" in name for name in expected) else ""
 
 
 def compute(checkpoint: Checkpoint, params: Mapping[str, Any], inputs: Tensors, expected: Tensors) -> Tensors:
@@ -43,6 +39,8 @@ def compute(checkpoint: Checkpoint, params: Mapping[str, Any], inputs: Tensors, 
         return {"encoder_hidden_states": states, "encoder_hidden_mask": mask}
     if "tokens" in expected:
         return {"tokens": checkpoint.transformer.proj_in(inputs["latent"])}
+    if any("proj_loss" in name for name in expected):
+        return training.recorded_projection_losses(checkpoint.trainable, inputs)
     if "sample" in expected:
         return _velocities(checkpoint.transformer, inputs, params)
     raise ValueError(f"no part of the system gives {', '.join(expected)}")
