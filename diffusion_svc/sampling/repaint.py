@@ -79,15 +79,13 @@ def regenerate(params: SamplingParams, schedule: Schedule, source: Tensor, mask:
         noise: [8, 16, T] float32.
         variance: 0 to 1. 0 gives the source.
     """
-    first = int(schedule.num_steps * (1 - variance))
-    if first >= schedule.num_steps:
-        return source
 
     def noisy_source(sigma: float) -> Tensor:
         return (1 - sigma) * source + sigma * noise
 
     solver = Euler(schedule, omega_scale=0.0)
     guidance = Guidance(params.guidance, schedule.num_steps)
+    first = int(schedule.num_steps * (1 - variance))
     latents = noisy_source(schedule.sigmas[first])
     for index in range(first, len(schedule.timesteps)):
         velocity = yield from guided_velocity(guidance, latents, index)

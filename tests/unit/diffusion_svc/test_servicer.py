@@ -10,7 +10,6 @@ from acestep_rpc.v1 import diffusion_pb2, encoder_pb2, sampling_pb2, stage_pb2, 
 from diffusion_svc.batcher import Batcher
 from diffusion_svc.sampler import Sampler
 from diffusion_svc.servicer import DiffusionServicer, StageServicer, choose_dtype
-from diffusion_svc.task_fields import num_frames
 from diffusion_svc.weights import model_digest
 from tests import tiny
 
@@ -274,11 +273,6 @@ async def test_the_stage_describes_itself():
     assert described.limits["max_duration_seconds"] == 240
     assert described.features["tasks"] == "text_to_music,retake,repaint,extend,edit,audio_to_audio"
     assert len(described.model_digest) == 64
-
-
-@pytest.mark.parametrize(("seconds", "frames"), [(240.0, 2583), (60.0, 645), (30.0, 322), (10.0, 107), (2.3, 24)])
-def test_seconds_become_frames_towards_zero(seconds, frames):
-    assert num_frames(seconds) == frames
 
 
 def test_dtype_names_are_checked():
