@@ -7,8 +7,6 @@ from diffusion_svc.task_fields import num_frames, read_task
 from diffusion_svc.tasks import Extend, Repaint, Retake
 from tests import tiny
 
-FRAME_SECONDS = 4096 / 44100
-
 
 def read_repaint(frames, *regions):
     message = diffusion_pb2.RepaintSampling(source=pack(tiny.latents(frames)), retake_variance=0.5, retake_seeds=[1])
@@ -24,12 +22,13 @@ def test_seconds_become_frames_towards_zero(seconds, frames):
 
 def test_boundaries_that_were_computed_from_frames_give_those_frames_back():
     for frames in range(3, 200):
-        assert read_repaint(frames, (FRAME_SECONDS, (frames - 1) * FRAME_SECONDS)).regions == ((1, frames - 1),)
-        assert isinstance(read_repaint(frames, (0.0, frames * FRAME_SECONDS)), Retake)
+        last = frames - 1
+        assert read_repaint(frames, (4096 / 44100, last * 4096 / 44100)).regions == ((1, last),)
+        assert isinstance(read_repaint(frames, (0.0, frames * 4096 / 44100)), Retake)
 
 
 def test_a_region_may_end_with_the_audio_which_is_up_to_a_frame_longer_than_the_latents():
-    assert read_repaint(20, (1.0, 20.9 * FRAME_SECONDS)).regions == ((10, 20),)
+    assert read_repaint(20, (1.0, 20.9 * 4096 / 44100)).regions == ((10, 20),)
 
 
 def test_regions_in_any_order_that_touch_are_fine():
