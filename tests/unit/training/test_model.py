@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion_svc.model.transformer import Row, timestep_features
 from diffusion_svc.weights import load_transformer
@@ -159,3 +160,21 @@ def test_mixed_precision_stays_near_float32(model, batch):
     assert found.keys() == expected.keys()
     total = torch.cat([gradient.flatten() for gradient in expected.values()])
     assert (torch.cat([found[name].flatten() for name in expected]) - total).norm() < 0.05 * total.norm()
+
+
+def test_sums_of_the_linear_attention_stay_in_float32_in_mixed_precision(model):
+    class Products(TorchDispatchMode):
+        types: list[torch.dtype]
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten.bmm.default:
+                self.types.append(args[0].dtype)
+            return func(*args, **(kwargs or {}))
+
+    products = Products()
+    products.types = []
+    tables = model.rotary.tables(torch.arange(5), torch.float32)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), products:
+        out = model.transformer_blocks[0].attn(torch.ones(2, 5, 16), model.rotary, tables, None)
+    assert out.dtype is torch.bfloat16
+    assert products.types == [torch.float32] * 3
