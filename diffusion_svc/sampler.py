@@ -6,13 +6,15 @@ resumes each song with its own velocities. Nothing couples songs: the same song 
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from acestep_rpc.errors import AcestepError, ShapeTooLarge, StageError
+from diffusion_svc.adapters import Adaptation
+from diffusion_svc.model.low_rank import Updates
 from diffusion_svc.model.transformer import Context, Modulation, Row, Transformer
 from diffusion_svc.sampling.guidance import Branch
 from diffusion_svc.sampling.solvers import seeded_noise
@@ -50,6 +52,7 @@ class SamplingRequest:
     params: SamplingParams
     seeds: tuple[int, ...]
     num_frames: int
+    adaptation: Adaptation | None = None
 
 
 @dataclass(eq=False)
@@ -62,6 +65,7 @@ class Song:
         modulations: One per timestep of the schedule.
         use_erg_diffusion: Weaken the null branch in the transformer.
         num_frames: T.
+        updates: Low-rank updates of the request's adapters; None: none.
         pending: What the task waits for; None once it is finished.
         result: Final latents [8, 16, T], or the error that ended the song.
     """
@@ -71,6 +75,7 @@ class Song:
     modulations: Sequence[Modulation]
     use_erg_diffusion: bool
     num_frames: int
+    updates: Updates | None = None
     pending: Evaluation | None = None
     result: Tensor | AcestepError | None = None
     steps_done: int = 0
@@ -97,7 +102,7 @@ class Sampler:
 
     def __init__(self, model: Transformer) -> None:
         self.model = model
-        self._modulations: OrderedDict[tuple[float, ...], list[Modulation]] = OrderedDict()
+        self._modulations: OrderedDict[Hashable, list[Modulation]] = OrderedDict()
 
     @torch.inference_mode()
     def start(self, request: SamplingRequest) -> list[Song]:
@@ -111,12 +116,14 @@ class Sampler:
             contexts = self._project(request)
         except torch.OutOfMemoryError as error:
             raise ShapeTooLarge(f"the conditions do not fit: {error}", device=str(self.model.device)) from error
-        modulations = self._modulate(schedule.timesteps)
+        adaptation = request.adaptation
+        modulations = self._modulate(schedule.timesteps, adaptation)
+        updates = adaptation.updates if adaptation else None
         songs = []
         for seed in request.seeds:
             noise = seeded_noise(seed, (8, 16, request.num_frames), self.model.device)
             task = text_to_music(request.params, schedule, noise)
-            song = Song(task, contexts, modulations, request.params.use_erg_diffusion, request.num_frames)
+            song = Song(task, contexts, modulations, request.params.use_erg_diffusion, request.num_frames, updates)
             self._resume(song, None)
             songs.append(song)
         return songs
@@ -162,6 +169,7 @@ class Sampler:
                 modulation=song.modulations[evaluation.timestep_index],
                 context=song.contexts[branch],
                 weakened=song.use_erg_diffusion and branch is Branch.NULL,
+                updates=song.updates,
             )
             for branch in evaluation.branches
         ]
@@ -178,16 +186,17 @@ class Sampler:
 
     def _project(self, request: SamplingRequest) -> dict[Branch, Context]:
         states, model = request.conditions, self.model
+        updates = request.adaptation.updates if request.adaptation else None
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(model.device, model.dtype)
 
         def project(text: Tensor, lyrics: Tensor, lyric_mask: Tensor) -> Context:
-            conditions = model.embed_conditions(move(text)[None], move(lyrics)[None])[0]
+            conditions = model.embed_conditions(move(text)[None], move(lyrics)[None], updates=updates)[0]
             if bool(lyric_mask.all()):
-                return model.project_context(conditions)
+                return model.project_context(conditions, updates=updates)
             mask = torch.cat([torch.ones(1 + len(text), dtype=torch.bool), lyric_mask]).to(model.device)
-            return model.project_context(conditions, mask)
+            return model.project_context(conditions, mask, updates)
 
         contexts = {Branch.FULL: project(states.text, states.lyrics, states.lyric_mask)}
         guidance = request.params.guidance
@@ -200,11 +209,13 @@ class Sampler:
                 contexts[Branch.TEXT_ONLY] = project(states.text, states.null_lyrics, states.lyric_mask)
         return contexts
 
-    def _modulate(self, timesteps: tuple[float, ...]) -> list[Modulation]:
-        found = self._modulations.pop(timesteps, None)
+    def _modulate(self, timesteps: tuple[float, ...], adaptation: Adaptation | None) -> list[Modulation]:
+        key = (timesteps, adaptation.key if adaptation else ())
+        found = self._modulations.pop(key, None)
         if found is None:
-            found = self.model.modulate(torch.tensor(timesteps, dtype=torch.float32, device=self.model.device))
-        self._modulations[timesteps] = found
+            at = torch.tensor(timesteps, dtype=torch.float32, device=self.model.device)
+            found = self.model.modulate(at, adaptation.updates if adaptation else None)
+        self._modulations[key] = found
         if len(self._modulations) > CACHED_SCHEDULES:
             self._modulations.popitem(last=False)
         return found
