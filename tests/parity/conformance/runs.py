@@ -2,17 +2,21 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffusion_svc.adapters import Adaptation, AdapterStore
+from diffusion_svc.model.low_rank import Updates
 from diffusion_svc.model.transformer import Context, Row
 from diffusion_svc.sampler import ConditionStates, Sampler, SamplingRequest, Song
 from diffusion_svc.sampling.guidance import Branch, CfgType, Guidance, GuidanceParams, MomentumBuffer, apg, cfg, cfg_star, double_condition
 from diffusion_svc.sampling.schedule import NUM_TRAIN_TIMESTEPS, Schedule, build_schedule, from_sigmas, heun_schedule, training_sigmas
 from diffusion_svc.sampling.solvers import Euler, Heun, PingPong, Solver, seeded_noise
 from diffusion_svc.sampling.text_to_music import SamplingParams, SchedulerType, build_sampling_schedule, text_to_music
+from encoder_svc.adapters import AdapterStore as EncoderAdapterStore
 from encoder_svc.encoder import Conditioning, NullCondition
 from tests.parity.conformance.checkpoint import CPU, Checkpoint
 
@@ -25,8 +29,6 @@ _EVALUATED = re.compile(r"latents_before_iter(\d+)")
 
 def unsupported(params: Mapping[str, Any]) -> str:
     """Which later issue owns the run; empty: none."""
-    if params.get("lora_name_or_path", "none") != "none":
-        return "adapters, issue 3/7"
     if params.get("audio2audio_enable") or params.get("task", "text2music") != "text2music":
         return f"task {'audio2audio' if params.get('audio2audio_enable') else params['task']}, issue 3/7"
     return ""
@@ -66,6 +68,8 @@ def compute(checkpoint: Checkpoint, params: Mapping[str, Any], inputs: Tensors, 
     # Conditions, embedded; a run without guidance has recorded the null branch too.
     states = _condition_states(conditioning)
     model = checkpoint.transformer
+    adaptation = _adaptation(checkpoint, params)
+    updates = adaptation.updates if adaptation else None
     lyric_mask = conditioning.lyric_attention_mask
     mask = torch.cat([torch.ones(1 + len(states.text)), lyric_mask.float()])
     outputs["encoder_hidden_mask"] = mask.expand(batch, -1)
@@ -78,48 +82,52 @@ def compute(checkpoint: Checkpoint, params: Mapping[str, Any], inputs: Tensors, 
     }
     contexts: dict[Branch, Context] = {}
     for branch, (text, lyrics) in sources.items():
-        embedded = model.embed_conditions(text[None], lyrics[None])[0]
+        embedded = model.embed_conditions(text[None], lyrics[None], updates=updates)[0]
         outputs[f"encoder_hidden_states{_SUFFIX[branch]}"] = embedded.expand(batch, -1, -1)
-        contexts[branch] = model.project_context(embedded, None if bool(lyric_mask.all()) else mask)
+        contexts[branch] = model.project_context(embedded, None if bool(lyric_mask.all()) else mask, updates)
 
     sampler = Sampler(model)
     if batch == 1:
-        song = _start(sampler, states, sampling, schedule, _recorded_noise(inputs, 0), frames)
+        song = _start(sampler, SamplingRequest(states, sampling, (0,), frames, adaptation), schedule, _recorded_noise(inputs, 0))
         while song.pending:
             outputs[f"latents_before_iter{song.pending.timestep_index}"] = song.pending.latents[None]
             sampler.tick([song])
         assert isinstance(song.result, Tensor), song.result
         outputs["final_latents"] = song.result[None]
     else:
-        outputs |= _run_stacked(checkpoint, sampling, schedule, contexts, inputs)
+        outputs |= _run_stacked(checkpoint, sampling, schedule, contexts, inputs, updates)
 
     # Recorded velocities, also where our run does not ask for them: cfg_star's zero steps, which leave the latents as they began.
-    modulations = model.modulate(torch.tensor(schedule.timesteps))
+    modulations = model.modulate(torch.tensor(schedule.timesteps), updates)
     for name in expected:
         if found := _VELOCITY.fullmatch(name):
             branch, index = _BRANCHES[found.group(1)], int(found.group(2))
             weak = branch is Branch.NULL and sampling.use_erg_diffusion
             before = outputs.get(f"latents_before_iter{index}", inputs["randn_0"])
-            outputs[name] = torch.stack(model([Row(latents, modulations[index], contexts[branch], weakened=weak) for latents in before]))
+            rows = [Row(latents, modulations[index], contexts[branch], weakened=weak, updates=updates) for latents in before]
+            outputs[name] = torch.stack(model(rows))
     return outputs
 
 
-def _start(
-    sampler: Sampler, states: ConditionStates, sampling: SamplingParams, schedule: Schedule, noise: Iterator[Tensor], frames: int
-) -> Song:
+def _start(sampler: Sampler, request: SamplingRequest, schedule: Schedule, noise: Iterator[Tensor]) -> Song:
     """A song as the sampler starts it, but with recorded noise."""
-    (song,) = sampler.start(SamplingRequest(states, sampling, (0,), frames))
-    song.task = text_to_music(sampling, schedule, lambda: next(noise))
+    (song,) = sampler.start(request)
+    song.task = text_to_music(request.params, schedule, lambda: next(noise))
     song.pending = next(song.task)
     return song
 
 
 def _run_stacked(
-    checkpoint: Checkpoint, sampling: SamplingParams, schedule: Schedule, contexts: Mapping[Branch, Context], inputs: Tensors
+    checkpoint: Checkpoint,
+    sampling: SamplingParams,
+    schedule: Schedule,
+    contexts: Mapping[Branch, Context],
+    inputs: Tensors,
+    updates: Updates | None,
 ) -> dict[str, Tensor]:
     """A batch as one song: the reference takes the mean of omega over the whole batch, so its samples are not independent as ours are."""
     model = checkpoint.transformer
-    modulations = model.modulate(torch.tensor(schedule.timesteps))
+    modulations = model.modulate(torch.tensor(schedule.timesteps), updates)
     noise = _recorded_noise(inputs, None)
     task = text_to_music(sampling, schedule, lambda: next(noise))
     outputs: dict[str, Tensor] = {}
@@ -136,7 +144,13 @@ def _run_stacked(
             branch: torch.stack(
                 model(
                     [
-                        Row(latents, modulations[index], contexts[branch], branch is Branch.NULL and sampling.use_erg_diffusion)
+                        Row(
+                            latents,
+                            modulations[index],
+                            contexts[branch],
+                            branch is Branch.NULL and sampling.use_erg_diffusion,
+                            updates=updates,
+                        )
                         for latents in evaluation.latents
                     ]
                 )
@@ -165,7 +179,23 @@ def _encode(checkpoint: Checkpoint, params: Mapping[str, Any]) -> Conditioning:
         null = NullCondition.WEAKENED if params["use_erg_tag"] else NullCondition.WEAKENED_LYRICS
     else:
         null = NullCondition.ZEROS
-    return checkpoint.encoder.encode(params["prompt"], params["lyrics"]["token_ids"], null)
+    store, selections = _adapters(checkpoint, params)
+    adaptation = EncoderAdapterStore(store, checkpoint.encoder.lyric_encoder, 1).select(selections)
+    return checkpoint.encoder.encode(params["prompt"], params["lyrics"]["token_ids"], null, adaptation)
+
+
+def _adaptation(checkpoint: Checkpoint, params: Mapping[str, Any]) -> Adaptation | None:
+    store, selections = _adapters(checkpoint, params)
+    return AdapterStore(store, checkpoint.transformer, 1).select(selections)
+
+
+def _adapters(checkpoint: Checkpoint, params: Mapping[str, Any]) -> tuple[Path | None, list[tuple[str, float]]]:
+    """The store, a folder beside the checkpoint, and name and scale of the adapter of a run, if it has one."""
+    given = params.get("lora_name_or_path", "none")
+    if given == "none":
+        return None, []
+    path = checkpoint.folder.parent / given
+    return path.parent, [(path.name, params["lora_weight"])]
 
 
 def _condition_states(conditioning: Conditioning) -> ConditionStates:
