@@ -6,13 +6,15 @@ resumes each song with its own velocities. Nothing couples songs: the same song 
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from acestep_rpc.errors import AcestepError, ShapeTooLarge, StageError
+from diffusion_svc.adapters import Adaptation
+from diffusion_svc.model.low_rank import Updates
 from diffusion_svc.model.transformer import Context, Modulation, Row, Transformer
 from diffusion_svc.sampling.denoising import Evaluation, Task
 from diffusion_svc.sampling.guidance import Branch
@@ -38,6 +40,7 @@ class SamplingRequest:
     params: SamplingParams
     seeds: tuple[int, ...]
     task: TaskSpec
+    adaptation: Adaptation | None = None
 
 
 @dataclass(eq=False)
@@ -50,6 +53,7 @@ class Song:
         modulations: One per timestep of the schedule.
         weaken_null: Weaken the null branch in the transformer.
         num_frames: T.
+        updates: Low-rank updates of the request's adapters; None: none.
         pending: What the task waits for; empty once it is finished.
         result: Final latents [8, 16, T], or the error that ended the song.
     """
@@ -59,6 +63,7 @@ class Song:
     modulations: Sequence[Modulation]
     weaken_null: bool
     num_frames: int
+    updates: Updates | None = None
     pending: Sequence[Evaluation] = ()
     result: Tensor | AcestepError | None = None
     steps_done: int = 0
@@ -85,7 +90,7 @@ class Sampler:
 
     def __init__(self, model: Transformer) -> None:
         self.model = model
-        self._modulations: OrderedDict[tuple[float, ...], list[Modulation]] = OrderedDict()
+        self._modulations: OrderedDict[Hashable, list[Modulation]] = OrderedDict()
 
     @torch.inference_mode()
     def start(self, request: SamplingRequest) -> list[Song]:
@@ -100,12 +105,14 @@ class Sampler:
             contexts = self._project(request)
         except torch.OutOfMemoryError as error:
             raise ShapeTooLarge(f"the conditions do not fit: {error}", device=str(self.model.device)) from error
-        modulations = self._modulate(schedule.timesteps)
+        adaptation = request.adaptation
+        modulations = self._modulate(schedule.timesteps, adaptation)
+        updates = adaptation.updates if adaptation else None
         weaken_null = request.params.use_erg_diffusion and not isinstance(spec, Edit)
         songs = []
         for variant, seed in enumerate(request.seeds):
             task = build_task(spec, variant, seed, request.params, schedule, self._noise_of)
-            song = Song(task, contexts, modulations, weaken_null, spec.num_frames)
+            song = Song(task, contexts, modulations, weaken_null, spec.num_frames, updates)
             self.resume(song, None)
             songs.append(song)
         return songs
@@ -148,6 +155,7 @@ class Sampler:
                 modulation=song.modulations[evaluation.timestep_index],
                 context=song.contexts[evaluation.branch],
                 weakened=song.weaken_null and evaluation.branch is Branch.NULL,
+                updates=song.updates,
             )
             for evaluation in song.pending
         ]
@@ -172,44 +180,46 @@ class Sampler:
         return seeded_noise(seed, (8, 16, num_frames), self.model.device)
 
     def _project(self, request: SamplingRequest) -> dict[Branch, Context]:
+        updates = request.adaptation.updates if request.adaptation else None
         guidance = request.params.guidance
         states = request.conditions
-        contexts = {Branch.FULL: self._project_full(states)}
+        contexts = {Branch.FULL: self._project_full(states, updates)}
         if guidance.active:
-            contexts[Branch.NULL] = self._project_null(states)
+            contexts[Branch.NULL] = self._project_null(states, updates)
         if guidance.double_condition:
             assert states.null_lyrics is not None
-            contexts[Branch.TEXT_ONLY] = self._project_states(states.text, states.null_lyrics, states.lyric_mask)
+            contexts[Branch.TEXT_ONLY] = self._project_states(states.text, states.null_lyrics, states.lyric_mask, updates)
         if isinstance(request.task, Edit):
-            contexts[Branch.TARGET] = self._project_full(request.task.target)
+            contexts[Branch.TARGET] = self._project_full(request.task.target, updates)
             if guidance.active:
-                contexts[Branch.TARGET_NULL] = self._project_null(request.task.target)
+                contexts[Branch.TARGET_NULL] = self._project_null(request.task.target, updates)
         return contexts
 
-    def _project_full(self, states: ConditionStates) -> Context:
-        return self._project_states(states.text, states.lyrics, states.lyric_mask)
+    def _project_full(self, states: ConditionStates, updates: Updates | None) -> Context:
+        return self._project_states(states.text, states.lyrics, states.lyric_mask, updates)
 
-    def _project_null(self, states: ConditionStates) -> Context:
+    def _project_null(self, states: ConditionStates, updates: Updates | None) -> Context:
         assert states.null_lyrics is not None
         text = torch.zeros_like(states.text) if states.null_text is None else states.null_text
-        return self._project_states(
-            text, states.null_lyrics, states.lyric_mask if states.null_lyric_mask is None else states.null_lyric_mask
-        )
+        mask = states.lyric_mask if states.null_lyric_mask is None else states.null_lyric_mask
+        return self._project_states(text, states.null_lyrics, mask, updates)
 
-    def _project_states(self, text: Tensor, lyrics: Tensor, lyric_mask: Tensor) -> Context:
+    def _project_states(self, text: Tensor, lyrics: Tensor, lyric_mask: Tensor, updates: Updates | None) -> Context:
         model = self.model
         text, lyrics = text.to(model.device, model.dtype), lyrics.to(model.device, model.dtype)
-        conditions = model.embed_conditions(text[None], lyrics[None])[0]
+        conditions = model.embed_conditions(text[None], lyrics[None], updates=updates)[0]
         if bool(lyric_mask.all()):
-            return model.project_context(conditions)
+            return model.project_context(conditions, updates=updates)
         mask = torch.cat([torch.ones(1 + len(text), dtype=torch.bool), lyric_mask]).to(model.device)
-        return model.project_context(conditions, mask)
+        return model.project_context(conditions, mask, updates)
 
-    def _modulate(self, timesteps: tuple[float, ...]) -> list[Modulation]:
-        found = self._modulations.pop(timesteps, None)
+    def _modulate(self, timesteps: tuple[float, ...], adaptation: Adaptation | None) -> list[Modulation]:
+        key = (timesteps, adaptation.key if adaptation else ())
+        found = self._modulations.pop(key, None)
         if found is None:
-            found = self.model.modulate(torch.tensor(timesteps, dtype=torch.float32, device=self.model.device))
-        self._modulations[timesteps] = found
+            at = torch.tensor(timesteps, dtype=torch.float32, device=self.model.device)
+            found = self.model.modulate(at, adaptation.updates if adaptation else None)
+        self._modulations[key] = found
         if len(self._modulations) > CACHED_SCHEDULES:
             self._modulations.popitem(last=False)
         return found

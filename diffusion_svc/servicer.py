@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import math
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +11,12 @@ from typing import Any
 import grpc.aio
 import torch
 
-from acestep_rpc.errors import InvalidRequest, ShapeTooLarge, Unimplemented
+from acestep_rpc.errors import InvalidRequest, ShapeTooLarge
 from acestep_rpc.server import Registration
 from acestep_rpc.telemetry import log
 from acestep_rpc.torch_tensor import pack, unpack
 from acestep_rpc.v1 import diffusion_pb2, diffusion_pb2_grpc, encoder_pb2, sampling_pb2, stage_pb2, stage_pb2_grpc
+from diffusion_svc.adapters import NAME, Adaptation, AdapterError, AdapterStore
 from diffusion_svc.batcher import Batcher, Progress
 from diffusion_svc.model.config import TransformerConfig
 from diffusion_svc.model.transformer import Transformer
@@ -30,6 +32,8 @@ MAX_PROMPT_TOKENS = 256
 MAX_LYRIC_TOKENS = 4096
 MAX_VARIANTS = 16
 MAX_STEPS = 1000
+MAX_ADAPTERS = 8
+MAX_ADAPTER_SCALE = 3.0
 FLOAT_TYPES = (torch.float32, torch.bfloat16)
 
 _SCHEDULER_TYPES = {
@@ -50,17 +54,24 @@ class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
     Args:
         batcher: Runs the requests.
         config: Sizes, to check tensors against.
+        adapters: What requests can name.
+        worker: The stage's only thread for torch.
     """
 
-    def __init__(self, batcher: Batcher, config: TransformerConfig) -> None:
+    def __init__(self, batcher: Batcher, config: TransformerConfig, adapters: AdapterStore, worker: ThreadPoolExecutor) -> None:
         self._batcher = batcher
         self._config = config
+        self._adapters = adapters
+        self._worker = worker
 
     async def Sample(
         self, request: diffusion_pb2.SampleRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[diffusion_pb2.SampleResponse]:
         """Progress after each step, then the latents."""
-        async with contextlib.aclosing(self._batcher.sample(read_request(request, self._config))) as events:
+        sampling = read_request(request, self._config)
+        if request.adapters:
+            sampling = dataclasses.replace(sampling, adaptation=await self._adapt(read_adapters(request.adapters)))
+        async with contextlib.aclosing(self._batcher.sample(sampling)) as events:
             async for event in events:
                 if isinstance(event, Progress):
                     progress = diffusion_pb2.SampleProgress(step=event.step, total_steps=event.total_steps, batch_rows=event.batch_rows)
@@ -73,6 +84,12 @@ class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
                     )
                     yield diffusion_pb2.SampleResponse(result=result)
 
+    async def _adapt(self, selections: list[tuple[str, float]]) -> Adaptation | None:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._worker, self._adapters.select, selections)
+        except AdapterError as error:
+            raise InvalidRequest.from_violations([("adapters", str(error))]) from error
+
 
 class StageServicer(stage_pb2_grpc.StageServiceServicer):
     """Describes this replica.
@@ -80,9 +97,11 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
     Args:
         model: The loaded transformer.
         digest: SHA-256 of its weights.
+        adapters: What requests can name.
     """
 
-    def __init__(self, model: Transformer, digest: str) -> None:
+    def __init__(self, model: Transformer, digest: str, adapters: AdapterStore) -> None:
+        self._adapters = adapters
         self._response = stage_pb2.DescribeResponse(
             stage="diffusion",
             model_digest=digest,
@@ -94,13 +113,18 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
                 "max_variants": MAX_VARIANTS,
                 "max_prompt_tokens": MAX_PROMPT_TOKENS,
                 "max_lyric_tokens": MAX_LYRIC_TOKENS,
+                "max_adapters": MAX_ADAPTERS,
             },
             features={"tasks": ",".join(TASKS)},
         )
 
     async def Describe(self, request: stage_pb2.DescribeRequest, context: grpc.aio.ServicerContext[Any, Any]) -> stage_pb2.DescribeResponse:
-        """Constant while the replica lives."""
-        return self._response
+        """Constant while the replica lives, but for the names in the adapter store."""
+        names = await asyncio.get_running_loop().run_in_executor(None, self._adapters.names)
+        response = stage_pb2.DescribeResponse()
+        response.CopyFrom(self._response)
+        response.features["adapters"] = ",".join(names)
+        return response
 
 
 async def load(settings: Settings) -> Sequence[Registration]:
@@ -111,18 +135,18 @@ async def load(settings: Settings) -> Sequence[Registration]:
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
 
-    def read() -> tuple[Transformer, str]:
+    def read() -> tuple[Transformer, str, AdapterStore]:
         model = load_transformer(settings.checkpoint, device, dtype)
-        return model, model_digest(model)
+        return model, model_digest(model), AdapterStore(settings.adapters, model, settings.max_loaded_adapters)
 
-    model, digest = await asyncio.get_running_loop().run_in_executor(worker, read)
+    model, digest, adapters = await asyncio.get_running_loop().run_in_executor(worker, read)
     log("weights_loaded", stage="diffusion", device=str(device), dtype=str(dtype), digest=digest, threads=torch.get_num_threads())
-    stage = StageServicer(model, digest)  # type: ignore[abstract]  # WatchStatus: the base class answers UNIMPLEMENTED
+    stage = StageServicer(model, digest, adapters)  # type: ignore[abstract]  # WatchStatus: the base class answers UNIMPLEMENTED
     batcher = Batcher(Sampler(model), worker, settings.max_rows, settings.max_requests)
     return (
         Registration(
             "acestep_rpc.v1.DiffusionService",
-            DiffusionServicer(batcher, model.config),
+            DiffusionServicer(batcher, model.config, adapters, worker),
             diffusion_pb2_grpc.add_DiffusionServiceServicer_to_server,
         ),
         Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server),
@@ -153,10 +177,7 @@ def read_request(request: diffusion_pb2.SampleRequest, config: TransformerConfig
     Raises:
         InvalidRequest: A field is missing or out of its range.
         ShapeTooLarge: The checkpoint has fewer positions than the request needs.
-        Unimplemented: Adapters.
     """
-    if request.adapters:
-        raise Unimplemented("adapters are not built yet")
     if not 1 <= len(request.seeds) <= MAX_VARIANTS:
         raise InvalidRequest("seeds", len(request.seeds), f"1 to {MAX_VARIANTS} seeds")
     if max(request.seeds) >= 2**32:
@@ -172,6 +193,27 @@ def read_request(request: diffusion_pb2.SampleRequest, config: TransformerConfig
     if max(task.num_frames, tokens) > config.max_position:
         raise ShapeTooLarge(f"{task.num_frames} frames and {tokens} tokens; the checkpoint has {config.max_position} positions")
     return SamplingRequest(conditions, params, tuple(request.seeds), task)
+
+
+def read_adapters(selections: Sequence[sampling_pb2.AdapterSelection]) -> list[tuple[str, float]]:
+    """Names and scales; a scale that is not set is 1.
+
+    Raises:
+        InvalidRequest: Too many, a name that cannot be one or comes twice, a scale out of its range.
+    """
+    if len(selections) > MAX_ADAPTERS:
+        raise InvalidRequest("adapters", f"{len(selections)} adapters", f"at most {MAX_ADAPTERS}")
+    found: dict[str, float] = {}
+    for index, selection in enumerate(selections):
+        scale = selection.scale if selection.HasField("scale") else 1.0
+        if not NAME.fullmatch(selection.name):
+            raise InvalidRequest(f"adapters[{index}].name", selection.name, "1 to 128 letters, digits, '.', '_', '-', the first no sign")
+        if selection.name in found:
+            raise InvalidRequest(f"adapters[{index}].name", selection.name, "a name once")
+        if not -MAX_ADAPTER_SCALE <= scale <= MAX_ADAPTER_SCALE:
+            raise InvalidRequest(f"adapters[{index}].scale", scale, f"{-MAX_ADAPTER_SCALE:g} to {MAX_ADAPTER_SCALE:g}")
+        found[selection.name] = scale
+    return list(found.items())
 
 
 def _read_params(message: sampling_pb2.SamplingParams) -> SamplingParams:

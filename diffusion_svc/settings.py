@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from acestep_rpc.settings import ServerSettings
+from acestep_rpc.settings import ServerSettings, SettingsError
 
 PREFIX = "ACESTEP_DIFFUSION_"
 
@@ -24,3 +24,11 @@ class Settings(ServerSettings):
     """Rows in one forward; a song that wants more in one step, as an edit with many draws may, runs alone."""
     max_requests: int = 64
     """Requests under way and waiting; one more is refused."""
+    adapters: Path | None = None
+    """Folder of adapters (LoRA), one folder each, that requests can name."""
+    max_loaded_adapters: int = 4
+    """Adapters kept in memory, the least recently used goes first; 0 keeps none."""
+
+    def __post_init__(self) -> None:
+        if self.max_loaded_adapters < 0:
+            raise SettingsError(f"{PREFIX}MAX_LOADED_ADAPTERS={self.max_loaded_adapters} is not allowed; allowed: 0 or more")

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from acestep_rpc.errors import StageError
 from encoder_svc import weights
+from encoder_svc.adapters import Adaptation
 from encoder_svc.cache import BoundedCache
+from encoder_svc.model.low_rank import Updates
 from encoder_svc.model.lyric_encoder import LyricEncoder
 from encoder_svc.model.text_encoder import TextEncoder
 from encoder_svc.text_tokenizer import TextTokenizer
@@ -83,30 +85,35 @@ class PromptEncoder:
         text_tokenizer = TextTokenizer(checkpoint, text_encoder.umt5.config.vocab_size)
         return cls(text_encoder, lyric_encoder, text_tokenizer, cache_bytes)
 
-    def encode(self, tags: str, lyric_ids: Sequence[int], null_condition: NullCondition) -> Conditioning:
+    def encode(
+        self, tags: str, lyric_ids: Sequence[int], null_condition: NullCondition, adaptation: Adaptation | None = None
+    ) -> Conditioning:
         """Encode one prompt.
 
         Args:
             tags: Description of the music; may be empty.
             lyric_ids: As LyricTokenizer gives them; none means no lyrics.
             null_condition: Null branch to encode beside the full condition.
+            adaptation: Adapters of the lyric encoder, for both branches.
         Raises:
             InvalidRequest: The tags are too long.
             StageError: A state is not finite.
         """
         text_ids = self.text_tokenizer.encode(tags)
-        key = (tuple(text_ids), tuple(lyric_ids), null_condition)
+        key = (tuple(text_ids), tuple(lyric_ids), null_condition, adaptation.key if adaptation else ())
         known = self._cache.get(key)
         if known is not None:
             return known
-        conditioning = self._encode(text_ids, lyric_ids, null_condition)
+        conditioning = self._encode(text_ids, lyric_ids, null_condition, adaptation.updates if adaptation else None)
         if not all(bool(tensor.isfinite().all()) for tensor in conditioning.tensors()):
             raise StageError("the encoder produced states that are not finite")
         self._cache.put(key, conditioning, sum(tensor.nbytes for tensor in conditioning.tensors()))
         return conditioning
 
     @torch.inference_mode()
-    def _encode(self, text_ids: list[int], lyric_ids: Sequence[int], null_condition: NullCondition) -> Conditioning:
+    def _encode(
+        self, text_ids: list[int], lyric_ids: Sequence[int], null_condition: NullCondition, updates: Updates | None
+    ) -> Conditioning:
         text = torch.tensor([text_ids], device=self.device)
         text_mask = torch.ones_like(text)
         lyrics = torch.tensor([list(lyric_ids) or [0]], device=self.device)
@@ -118,14 +125,14 @@ class PromptEncoder:
         else:
             text_states = self.text_encoder(text, text_mask)
         if null_condition in (NullCondition.WEAKENED, NullCondition.WEAKENED_LYRICS):
-            lyric_states, null_lyrics = self.lyric_encoder.plain_and_weakened(lyrics, lyric_mask)
+            lyric_states, null_lyrics = self.lyric_encoder.plain_and_weakened(lyrics, lyric_mask, updates)
         else:
-            lyric_states = self.lyric_encoder(lyrics, lyric_mask)
+            lyric_states = self.lyric_encoder(lyrics, lyric_mask, updates=updates)
         if null_condition is NullCondition.ZEROS:
-            null_lyrics = self._zero_lyrics(lyric_mask)
+            null_lyrics = self._zero_lyrics(lyric_mask, updates)
         elif null_condition is NullCondition.MASKED:
             null_mask = torch.zeros_like(lyric_mask)
-            null_lyrics = self._zero_lyrics(null_mask)
+            null_lyrics = self._zero_lyrics(null_mask, updates)
 
         def finished(states: Tensor | None) -> Tensor | None:
             return None if states is None else states[0].cpu()
@@ -139,11 +146,11 @@ class PromptEncoder:
             null_lyric_attention_mask=finished(null_mask),
         )
 
-    def _zero_lyrics(self, mask: Tensor) -> Tensor:
+    def _zero_lyrics(self, mask: Tensor, updates: Updates | None) -> Tensor:
         """States of lyrics whose ids are all 0, under a mask that is all true or all false: [1, L_l].
 
         Equal tokens have equal values, and attention averages values (or, without any key, gives the same bias everywhere). So every
         position has the state of a single such token, whatever the length: one token is encoded and repeated.
         """
-        one_token: Tensor = self.lyric_encoder(torch.zeros_like(mask[:, :1], dtype=torch.int64), mask[:, :1])
+        one_token: Tensor = self.lyric_encoder(torch.zeros_like(mask[:, :1], dtype=torch.int64), mask[:, :1], updates=updates)
         return one_token.expand(-1, mask.shape[1], -1).contiguous()

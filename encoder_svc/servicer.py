@@ -14,13 +14,16 @@ from acestep_rpc import telemetry
 from acestep_rpc.errors import InvalidRequest, Unimplemented
 from acestep_rpc.server import Registration
 from acestep_rpc.torch_tensor import pack
-from acestep_rpc.v1 import encoder_pb2, encoder_pb2_grpc, stage_pb2, stage_pb2_grpc, tensor_pb2
+from acestep_rpc.v1 import encoder_pb2, encoder_pb2_grpc, sampling_pb2, stage_pb2, stage_pb2_grpc, tensor_pb2
+from encoder_svc.adapters import NAME, AdapterError, AdapterStore
 from encoder_svc.encoder import Conditioning, NullCondition, PromptEncoder
 from encoder_svc.lyrics.lyric_tokenizer import LANGUAGES, MAX_LYRIC_CHARACTERS, MAX_LYRIC_TOKENS, EncodedLyrics, LyricTokenizer
 from encoder_svc.settings import Settings
 from encoder_svc.text_tokenizer import MAX_PROMPT_CHARACTERS, MAX_PROMPT_TOKENS
 from encoder_svc.weights import TEXT_FOLDER, TRANSFORMER_FOLDER, model_digest
 
+MAX_ADAPTERS = 8
+MAX_ADAPTER_SCALE = 3.0
 PACKAGES = ("torch", "transformers", "tokenizers", "num2words")
 _NULL_CONDITIONS = {
     encoder_pb2.NULL_CONDITION_UNSPECIFIED: NullCondition.NONE,
@@ -37,12 +40,14 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
     Args:
         encoder: The loaded stage.
         lyric_tokenizer: Of the same checkpoint.
+        adapters: What requests can name.
         worker: The stage's only thread for torch.
     """
 
-    def __init__(self, encoder: PromptEncoder, lyric_tokenizer: LyricTokenizer, worker: ThreadPoolExecutor) -> None:
+    def __init__(self, encoder: PromptEncoder, lyric_tokenizer: LyricTokenizer, adapters: AdapterStore, worker: ThreadPoolExecutor) -> None:
         self._encoder = encoder
         self._lyric_tokenizer = lyric_tokenizer
+        self._adapters = adapters
         self._worker = worker
 
     async def EncodePrompt(
@@ -52,22 +57,28 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         _refuse_unknown_enum_values(request)
         _refuse_what_is_not_built(request)
         _refuse_control_characters(request.tags)
+        selections = read_adapters(request.adapters)
         loop = asyncio.get_running_loop()
         lyrics = await loop.run_in_executor(self._worker, self._lyric_tokenizer.encode, request.lyrics)
         conditioning = await loop.run_in_executor(
-            self._worker, self._encode, request.tags, lyrics, _NULL_CONDITIONS[request.null_condition]
+            self._worker, self._encode, request.tags, lyrics, _NULL_CONDITIONS[request.null_condition], selections
         )
         return await loop.run_in_executor(self._worker, _to_response, conditioning, lyrics)
 
-    def _encode(self, tags: str, lyrics: EncodedLyrics, null_condition: NullCondition) -> Conditioning:
+    def _encode(self, tags: str, lyrics: EncodedLyrics, null_condition: NullCondition, selections: list[tuple[str, float]]) -> Conditioning:
         with telemetry.STAGE_SECONDS.labels("encoder").time():
-            return self._encoder.encode(tags, lyrics.ids, null_condition)
+            try:
+                adaptation = self._adapters.select(selections)
+            except AdapterError as error:
+                raise InvalidRequest.from_violations([("adapters", str(error))]) from error
+            return self._encoder.encode(tags, lyrics.ids, null_condition, adaptation)
 
 
 class StageServicer(stage_pb2_grpc.StageServiceServicer):
     """Describes the loaded encoder."""
 
-    def __init__(self, encoder: PromptEncoder, lyric_tokenizer: LyricTokenizer, digest: str) -> None:
+    def __init__(self, encoder: PromptEncoder, lyric_tokenizer: LyricTokenizer, digest: str, adapters: AdapterStore) -> None:
+        self._adapters = adapters
         self._description = stage_pb2.DescribeResponse(
             stage="encoder",
             model_digest=digest,
@@ -79,6 +90,7 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
                 "max_prompt_characters": MAX_PROMPT_CHARACTERS,
                 "max_lyric_tokens": MAX_LYRIC_TOKENS,
                 "max_lyric_characters": MAX_LYRIC_CHARACTERS,
+                "max_adapters": MAX_ADAPTERS,
             },
             features={
                 "lyric_languages": ",".join(LANGUAGES),
@@ -89,8 +101,12 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
     async def Describe(
         self, request: stage_pb2.DescribeRequest, context: grpc.aio.ServicerContext[object, object]
     ) -> stage_pb2.DescribeResponse:
-        """The same answer while the process lives."""
-        return self._description
+        """The same answer while the process lives, but for the names in the adapter store."""
+        names = await asyncio.get_running_loop().run_in_executor(None, self._adapters.names)
+        description = stage_pb2.DescribeResponse()
+        description.CopyFrom(self._description)
+        description.features["adapters"] = ",".join(names)
+        return description
 
 
 async def load(settings: Settings) -> Sequence[Registration]:
@@ -98,21 +114,22 @@ async def load(settings: Settings) -> Sequence[Registration]:
 
     Raises:
         CheckpointError: The checkpoint does not fit.
+        AdapterError: The adapter store does not exist.
     """
     worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
-    encoder, lyric_tokenizer, digest = await asyncio.get_running_loop().run_in_executor(worker, _load, settings)
-    stage = StageServicer(encoder, lyric_tokenizer, digest)  # type: ignore[abstract]  # WatchStatus: the base class answers UNIMPLEMENTED
+    encoder, lyric_tokenizer, digest, adapters = await asyncio.get_running_loop().run_in_executor(worker, _load, settings)
+    stage = StageServicer(encoder, lyric_tokenizer, digest, adapters)  # type: ignore[abstract]  # WatchStatus: the base class answers UNIMPLEMENTED
     return (
         Registration(
             "acestep_rpc.v1.EncoderService",
-            EncoderServicer(encoder, lyric_tokenizer, worker),
+            EncoderServicer(encoder, lyric_tokenizer, adapters, worker),
             encoder_pb2_grpc.add_EncoderServiceServicer_to_server,
         ),
         Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server),
     )
 
 
-def _load(settings: Settings) -> tuple[PromptEncoder, LyricTokenizer, str]:
+def _load(settings: Settings) -> tuple[PromptEncoder, LyricTokenizer, str, AdapterStore]:
     started = time.perf_counter()
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -124,7 +141,7 @@ def _load(settings: Settings) -> tuple[PromptEncoder, LyricTokenizer, str]:
     telemetry.log(
         "encoder_loaded", device=str(device), dtype=str(dtype), model_digest=digest, seconds=round(time.perf_counter() - started, 3)
     )
-    return encoder, lyric_tokenizer, digest
+    return encoder, lyric_tokenizer, digest, AdapterStore(settings.adapters, encoder.lyric_encoder, settings.max_loaded_adapters)
 
 
 def _choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -154,11 +171,31 @@ def _refuse_what_is_not_built(request: encoder_pb2.EncodePromptRequest) -> None:
         "lyric_options.lyric_rules REVISED": options.lyric_rules == encoder_pb2.LYRIC_RULES_REVISED,
         "lyric_options.tag_normalization": options.tag_normalization,
         "negative_tags": request.HasField("negative_tags"),
-        "adapters": bool(request.adapters),
     }
     for name, asked in not_built.items():
         if asked:
             raise Unimplemented(f"{name} is not built yet", field=name)
+
+
+def read_adapters(selections: Sequence[sampling_pb2.AdapterSelection]) -> list[tuple[str, float]]:
+    """Names and scales; a scale that is not set is 1.
+
+    Raises:
+        InvalidRequest: Too many, a name that cannot be one or comes twice, a scale out of its range.
+    """
+    if len(selections) > MAX_ADAPTERS:
+        raise InvalidRequest("adapters", f"{len(selections)} adapters", f"at most {MAX_ADAPTERS}")
+    found: dict[str, float] = {}
+    for index, selection in enumerate(selections):
+        scale = selection.scale if selection.HasField("scale") else 1.0
+        if not NAME.fullmatch(selection.name):
+            raise InvalidRequest(f"adapters[{index}].name", selection.name, "1 to 128 letters, digits, '.', '_', '-', the first no sign")
+        if selection.name in found:
+            raise InvalidRequest(f"adapters[{index}].name", selection.name, "a name once")
+        if not -MAX_ADAPTER_SCALE <= scale <= MAX_ADAPTER_SCALE:
+            raise InvalidRequest(f"adapters[{index}].scale", scale, f"{-MAX_ADAPTER_SCALE:g} to {MAX_ADAPTER_SCALE:g}")
+        found[selection.name] = scale
+    return list(found.items())
 
 
 def _refuse_control_characters(tags: str) -> None:

@@ -22,10 +22,14 @@ class Settings(ServerSettings):
     """Threads of one operation on the CPU; 0 leaves torch's choice, all cores."""
     cache_bytes: int = 256 << 20
     """Memory for the results of recent prompts; 0 keeps none."""
+    adapters: Path | None = None
+    """Folder of adapters (LoRA), one folder each, that requests can name."""
+    max_loaded_adapters: int = 4
+    """Adapters kept in memory, the least recently used goes first; 0 keeps none."""
 
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", "float32", "bfloat16"):
             raise SettingsError(f"{PREFIX}DTYPE={self.dtype!r} is not allowed; allowed: auto, float32, bfloat16")
-        for name in ("threads", "cache_bytes"):
+        for name in ("threads", "cache_bytes", "max_loaded_adapters"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{PREFIX}{name.upper()}={getattr(self, name)} is not allowed; allowed: 0 or more")

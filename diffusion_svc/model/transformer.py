@@ -1,11 +1,13 @@
 """The linear-attention diffusion transformer: latents, timestep and conditions to a velocity.
 
 It knows neither schedules nor guidance nor requests. Conditions are projected once (`project_context`) and timesteps once
-(`modulate`); an evaluation (`forward`) takes rows that each bring their own.
+(`modulate`); an evaluation (`forward`) takes rows that each bring their own. Linear layers are called through `adapted`, so that each row
+can have its own low-rank updates.
 
 Letters: B rows, T latent frames (one token each), L condition tokens, D width, H heads, d head width.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusion_svc.model.config import LATENT_CHANNELS, LATENT_HEIGHT, PATCH_WIDTH, TIMESTEP_WIDTH, TransformerConfig
+from diffusion_svc.model.low_rank import RowUpdates, Updates, adapted, add_updates, on_all_rows
 
 ATTENTION_EPSILON = 1e-15
 NORM_EPSILON = 1e-6
@@ -56,6 +59,7 @@ class Row:
         weakened: Weaken the cross-attention (entropy-rectified guidance).
         frame_mask: [T], 1 = real frame, 0 = padding; None: no padding. Inference never pads.
         control: Features added after the patch embedding, [T, D], and their scale.
+        updates: Low-rank updates of the layers; None: none. The modulation and the context have been made under the same ones.
     """
 
     latents: Tensor
@@ -65,6 +69,7 @@ class Row:
     frame_mask: Tensor | None = None
     control: Tensor | None = None
     control_scale: float = 1.0
+    updates: Updates | None = None
 
 
 def rms_norm(x: Tensor) -> Tensor:
@@ -131,10 +136,12 @@ class SelfAttention(nn.Module):
         self.to_v = nn.Linear(width, width)
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
-    def forward(self, x: Tensor, rotary: Rotary, tables: tuple[Tensor, Tensor], frame_mask: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, rotary: Rotary, tables: tuple[Tensor, Tensor], frame_mask: Tensor | None, row_updates: RowUpdates = ()
+    ) -> Tensor:
         """[B, T, D] -> [B, T, D]; a padded frame (frame_mask [B, T] is 0) gives the output bias."""
         query, key, value = (
-            projection(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, T, d]
+            torch.unflatten(adapted(projection, x, row_updates), -1, (self.heads, -1)).transpose(1, 2)  # [B, H, T, d]
             for projection in (self.to_q, self.to_k, self.to_v)
         )
         if frame_mask is not None:
@@ -148,7 +155,7 @@ class SelfAttention(nn.Module):
             total = key.sum(dim=-2).unsqueeze(-1)  # [B, H, d, 1]
             out = (query @ state) / (query @ total + ATTENTION_EPSILON)
         merged = out.transpose(1, 2).flatten(-2).to(x.dtype)
-        return self.to_out[0](merged)  # type: ignore[no-any-return]
+        return adapted(self.to_out[0], merged, row_updates)
 
 
 class CrossAttention(nn.Module):
@@ -167,10 +174,12 @@ class CrossAttention(nn.Module):
         self.to_v = nn.Linear(width, width)
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
-    def project(self, context: Tensor, rotary: Rotary, tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def project(
+        self, context: Tensor, rotary: Rotary, tables: tuple[Tensor, Tensor], row_updates: RowUpdates = ()
+    ) -> tuple[Tensor, Tensor]:
         """Rotated keys and values [1, H, L, d] of conditions [1, L, D]."""
-        key = self.to_k(context).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        value = self.to_v(context).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        key = torch.unflatten(adapted(self.to_k, context, row_updates), -1, (self.heads, -1)).transpose(1, 2)
+        value = torch.unflatten(adapted(self.to_v, context, row_updates), -1, (self.heads, -1)).transpose(1, 2)
         return rotary(key, *tables).to(context.dtype), value.contiguous()
 
     def forward(
@@ -182,16 +191,17 @@ class CrossAttention(nn.Module):
         query_scale: Tensor | None,
         frame_mask: Tensor | None,
         key_mask: Tensor | None = None,
+        row_updates: RowUpdates = (),
     ) -> Tensor:
         """[B, T, D] -> [B, T, D], each row attending to its own keys and values; a pair [G, H, L, d] serves the next G rows.
 
         Inference masks nothing: condition tokens that must not be seen are absent from the keys, a row without any gives the output bias,
         and so does a padded frame. Training pads the conditions of a batch into one pair and masks them (key_mask [B, 1, 1, L], 1 = see).
         """
-        query = self.to_q(x)
+        query = adapted(self.to_q, x, row_updates)
         if query_scale is not None:
             query = query * query_scale
-        query = query.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, T, d]
+        query = torch.unflatten(query, -1, (self.heads, -1)).transpose(1, 2)  # [B, H, T, d]
         query = rotary(query, *tables).to(x.dtype)
         rows = [
             F.scaled_dot_product_attention(some, key, value, key_mask) if key.shape[-2] else torch.zeros_like(some)
@@ -200,7 +210,7 @@ class CrossAttention(nn.Module):
         merged = torch.cat(rows).transpose(1, 2).flatten(-2)
         if frame_mask is not None:
             merged = merged * frame_mask[:, :, None].to(x.dtype)
-        return self.to_out[0](merged)  # type: ignore[no-any-return]
+        return adapted(self.to_out[0], merged, row_updates)
 
 
 class _Convolution(nn.Module):
@@ -227,10 +237,10 @@ class FeedForward(nn.Module):
         self.depth_conv = _Convolution(nn.Conv1d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden))
         self.point_conv = _Convolution(nn.Conv1d(hidden, width, 1, bias=False))
 
-    def forward(self, x: Tensor, frame_mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, frame_mask: Tensor | None = None, row_updates: RowUpdates = ()) -> Tensor:
         """[B, T, D] -> [B, T, D]; frames that frame_mask [B, T] leaves out do not reach their neighbours."""
         inverted, depth, point = self.inverted_conv.conv, self.depth_conv.conv, self.point_conv.conv
-        hidden = F.silu(F.linear(x, inverted.weight[..., 0], inverted.bias))
+        hidden = F.silu(add_updates(F.linear(x, inverted.weight[..., 0], inverted.bias), inverted, x, row_updates))
         if frame_mask is not None:
             hidden = hidden * frame_mask[:, :, None].to(hidden.dtype)
         assert depth.bias is not None
@@ -239,7 +249,8 @@ class FeedForward(nn.Module):
         mixed[:, 1:].addcmul_(hidden[:, :-1], before)
         mixed[:, :-1].addcmul_(hidden[:, 1:], after)
         content, gate = mixed.chunk(2, dim=-1)
-        return F.linear(content * F.silu(gate), point.weight[..., 0])
+        gated = content * F.silu(gate)
+        return add_updates(F.linear(gated, point.weight[..., 0]), point, gated, row_updates)
 
 
 class TransformerBlock(nn.Module):
@@ -268,14 +279,15 @@ class TransformerBlock(nn.Module):
         frame_mask: Tensor | None = None,
         key_mask: Tensor | None = None,
         convolution_mask: Tensor | None = None,
+        row_updates: RowUpdates = (),
     ) -> Tensor:
         """[B, T, D] -> [B, T, D] with modulation [B, 6, D], query_scale [B, 1, 1] and, in training, frame_mask for the convolution too."""
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = (self.scale_shift_table + modulation).unsqueeze(2).unbind(1)
         hidden = rms_norm(x) * (1 + scale_attn) + shift_attn
-        x = x + gate_attn * self.attn(hidden, rotary, tables, frame_mask)
-        x = x + self.cross_attn(x, keys_values, rotary, tables, query_scale, frame_mask, key_mask)
+        x = x + gate_attn * self.attn(hidden, rotary, tables, frame_mask, row_updates)
+        x = x + self.cross_attn(x, keys_values, rotary, tables, query_scale, frame_mask, key_mask, row_updates)
         hidden = rms_norm(x) * (1 + scale_ff) + shift_ff
-        return x + gate_ff * self.ff(hidden, convolution_mask)  # type: ignore[no-any-return]
+        return x + gate_ff * self.ff(hidden, convolution_mask, row_updates)  # type: ignore[no-any-return]
 
 
 class PatchEmbedding(nn.Module):
@@ -296,7 +308,7 @@ class PatchEmbedding(nn.Module):
             nn.Conv2d(PATCH_WIDTH, width, 1),
         )
 
-    def forward(self, latents: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, row_updates: RowUpdates = ()) -> Tensor:
         """[B, 8, 16, T] -> [B, T, D]."""
         early, norm, late = self.early_conv_layers
         assert isinstance(early, nn.Conv2d)
@@ -304,9 +316,9 @@ class PatchEmbedding(nn.Module):
         assert isinstance(late, nn.Conv2d)
         # Both convolutions are matrix products: the first kernel covers the whole height, the second is 1x1.
         patches = latents.flatten(1, 2).transpose(1, 2)  # [B, T, 128]
-        hidden = F.linear(patches, early.weight.flatten(1), early.bias)  # [B, T, 2048]
+        hidden = add_updates(F.linear(patches, early.weight.flatten(1), early.bias), early, patches, row_updates)  # [B, T, 2048]
         hidden = norm(hidden.transpose(1, 2)).transpose(1, 2)
-        return F.linear(hidden, late.weight.flatten(1), late.bias)
+        return add_updates(F.linear(hidden, late.weight.flatten(1), late.bias), late, hidden, row_updates)
 
 
 class FinalLayer(nn.Module):
@@ -321,11 +333,11 @@ class FinalLayer(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.zeros(2, width))
         self.linear = nn.Linear(width, LATENT_CHANNELS * LATENT_HEIGHT)
 
-    def forward(self, x: Tensor, embedded_timestep: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedded_timestep: Tensor, row_updates: RowUpdates = ()) -> Tensor:
         """[B, T, D] and [B, D] -> [B, 8, 16, T]."""
         shift, scale = (self.scale_shift_table + embedded_timestep[:, None]).unsqueeze(2).unbind(1)
-        out = self.linear(rms_norm(x) * (1 + scale) + shift)  # [B, T, 16 * 8], channel fastest
-        return out.unflatten(-1, (LATENT_HEIGHT, LATENT_CHANNELS)).permute(0, 3, 2, 1)  # type: ignore[no-any-return]
+        out = adapted(self.linear, rms_norm(x) * (1 + scale) + shift, row_updates)  # [B, T, 16 * 8], channel fastest
+        return torch.unflatten(out, -1, (LATENT_HEIGHT, LATENT_CHANNELS)).permute(0, 3, 2, 1)
 
 
 def normalize_control(control: Tensor, hidden: Tensor) -> Tensor:
@@ -347,9 +359,9 @@ class TimestepEmbedder(nn.Module):
         self.linear_1 = nn.Linear(TIMESTEP_WIDTH, width)
         self.linear_2 = nn.Linear(width, width)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, row_updates: RowUpdates = ()) -> Tensor:
         """[N, 256] -> [N, D]."""
-        return self.linear_2(F.silu(self.linear_1(features)))  # type: ignore[no-any-return]
+        return adapted(self.linear_2, F.silu(adapted(self.linear_1, features, row_updates)), row_updates)
 
 
 class Transformer(nn.Module):
@@ -383,39 +395,48 @@ class Transformer(nn.Module):
         """Where the weights are."""
         return self.final_layer.linear.weight.device
 
-    def embed_conditions(self, text: Tensor, lyrics: Tensor, speaker: Tensor | None = None) -> Tensor:
+    def embed_conditions(self, text: Tensor, lyrics: Tensor, speaker: Tensor | None = None, updates: Updates | None = None) -> Tensor:
         """Concatenate speaker, text and lyrics.
 
         Args:
             text: [B, L_t, W_t].
             lyrics: [B, L_l, W_l].
             speaker: [B, 512]. None: zeros, all that the released weights know.
+            updates: Low-rank updates of the layers; None: none.
         Returns:
             [B, 1 + L_t + L_l, D].
         """
         if speaker is None:
             speaker = text.new_zeros(text.shape[0], self.config.speaker_embedding_dim)
-        return torch.cat([self.speaker_embedder(speaker)[:, None], self.genre_embedder(text), self.lyric_proj(lyrics)], dim=1)
+        sources = ((self.speaker_embedder, speaker), (self.genre_embedder, text), (self.lyric_proj, lyrics))
+        speaker, text, lyrics = (adapted(layer, states, on_all_rows(updates)) for layer, states in sources)
+        return torch.cat([speaker[:, None], text, lyrics], dim=1)
 
-    def project_context(self, conditions: Tensor, mask: Tensor | None = None) -> Context:
+    def project_context(self, conditions: Tensor, mask: Tensor | None = None, updates: Updates | None = None) -> Context:
         """Keys and values of every block, once per request and condition.
 
         Args:
             conditions: [L, D].
             mask: [L], true = attend. Tokens that are not attended are dropped; the others keep their position numbers.
+            updates: Low-rank updates of the layers; None: none.
         """
         positions = torch.arange(conditions.shape[0], device=conditions.device)
         if mask is not None:
             kept = mask.to(torch.bool)
             positions, conditions = positions[kept], conditions[kept]
         tables = self.rotary.tables(positions, conditions.dtype)
-        pairs = [block.cross_attn.project(conditions[None], self.rotary, tables) for block in self.transformer_blocks]  # type: ignore[union-attr,operator]
+        pairs = [
+            block.cross_attn.project(conditions[None], self.rotary, tables, on_all_rows(updates))  # type: ignore[union-attr,operator]
+            for block in self.transformer_blocks
+        ]
         return Context(keys=tuple(key for key, _ in pairs), values=tuple(value for _, value in pairs))
 
-    def modulate(self, timesteps: Tensor) -> list[Modulation]:
-        """Modulations of timesteps [N] on the 0..1000 scale, once per schedule."""
-        embedded = self.timestep_embedder(timestep_features(timesteps).to(self.dtype))
-        blocks = self.t_block(embedded).unflatten(-1, (6, -1))
+    def modulate(self, timesteps: Tensor, updates: Updates | None = None) -> list[Modulation]:
+        """Modulations of timesteps [N] on the 0..1000 scale, once per schedule and low-rank updates."""
+        row_updates = on_all_rows(updates)
+        embedded = self.timestep_embedder(timestep_features(timesteps).to(self.dtype), row_updates)
+        shared = add_updates(self.t_block(embedded), self.t_block[1], F.silu(embedded), row_updates)
+        blocks = torch.unflatten(shared, -1, (6, -1))
         return [Modulation(blocks=block, final=final) for block, final in zip(blocks, embedded, strict=True)]
 
     def forward(self, rows: Sequence[Row], share_products: bool | None = None) -> list[Tensor]:
@@ -434,7 +455,8 @@ class Transformer(nn.Module):
         return [velocity for group in groups for velocity in self._evaluate(group).float().unbind(0)]
 
     def _evaluate(self, rows: list[Row]) -> Tensor:
-        x = self.proj_in(torch.stack([row.latents for row in rows]).to(self.dtype))
+        row_updates = _row_updates(rows)
+        x = self.proj_in(torch.stack([row.latents for row in rows]).to(self.dtype), row_updates)
         if any(row.control is not None for row in rows):
             x = torch.stack([_add_control(hidden, row) for hidden, row in zip(x, rows, strict=True)])
         frame_mask = None
@@ -448,8 +470,21 @@ class Transformer(nn.Module):
         for index, block in enumerate(self.transformer_blocks):
             keys_values = [(row.context.keys[index], row.context.values[index]) for row in rows]
             scale = query_scale if index in WEAKENED_BLOCKS else None
-            x = block(x, modulation, keys_values, self.rotary, tables, scale, frame_mask)
-        return self.final_layer(x, torch.stack([row.modulation.final for row in rows]))  # type: ignore[no-any-return]
+            x = block(x, modulation, keys_values, self.rotary, tables, scale, frame_mask, row_updates=row_updates)
+        return self.final_layer(x, torch.stack([row.modulation.final for row in rows]), row_updates)  # type: ignore[no-any-return]
+
+
+def _row_updates(rows: Sequence[Row]) -> RowUpdates:
+    """Neighbours under the same updates, as the branches of a song are, share their products."""
+    spans: list[tuple[slice, Updates]] = []
+    start = 0
+    for _, group in itertools.groupby(rows, key=lambda row: id(row.updates)):
+        first, *others = group
+        stop = start + 1 + len(others)
+        if first.updates:
+            spans.append((slice(start, stop), first.updates))
+        start = stop
+    return spans
 
 
 def _add_control(hidden: Tensor, row: Row) -> Tensor:

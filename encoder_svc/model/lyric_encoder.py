@@ -1,7 +1,8 @@
 """The lyric encoder: token ids to states, before the transformer's input projection.
 
 A pre-norm transformer with relative positions. Attributes carry the checkpoint's names, so that the state dict of `LyricEncoder` is the
-`lyric_embs.*` and `lyric_encoder.*` part of the transformer's file. It knows no tokenizer and no guidance.
+`lyric_embs.*` and `lyric_encoder.*` part of the transformer's file. It knows no tokenizer and no guidance. Linear layers are called through
+`adapted`, so that a call can have low-rank updates.
 
 B batch, N tokens, D width, H heads, d head width, C query rows of one piece.
 """
@@ -13,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from encoder_svc.model.low_rank import Updates, adapted
 
 WEAKENED_BLOCKS = range(4, 6)
 """Blocks whose queries the weakened variant shrinks. A smaller model has fewer of them, or none."""
@@ -114,25 +117,28 @@ class RelativeAttention(nn.Module):
         self.pos_bias_u = nn.Parameter(nn.init.xavier_uniform_(torch.empty(heads, width // heads)))
         self.pos_bias_v = nn.Parameter(nn.init.xavier_uniform_(torch.empty(heads, width // heads)))
 
-    def forward(self, x: Tensor, masked_keys: Tensor | None, positions: Tensor, query_factor: float) -> Tensor:
+    def forward(
+        self, x: Tensor, masked_keys: Tensor | None, positions: Tensor, query_factor: float, updates: Updates | None = None
+    ) -> Tensor:
         """Attend in pieces of query rows, so that memory does not grow with the square of the length.
 
         Args:
             x: [B, N, D].
             masked_keys: [B, 1, 1, N], true = never attended; None if there is none. A row without any key gives `linear_out.bias`.
             positions: [2N-1, D] of `relative_positions`.
-            query_factor: Scales the queries before the positional biases are added.
+            query_factor: Scales the queries, updates included, before the positional biases are added.
+            updates: Low-rank updates of the layers; None: none.
         Returns:
             [B, N, D].
         """
         batch, length, width = x.shape
         split = (batch, length, self.heads, width // self.heads)
-        queries = self.linear_q(x).view(split)
+        queries = adapted(self.linear_q, x, updates).view(split)
         if query_factor != 1.0:
             queries = queries * query_factor
-        keys = self.linear_k(x).view(split).permute(0, 2, 3, 1)  # [B, H, d, N]
-        values = self.linear_v(x).view(split).transpose(1, 2)  # [B, H, N, d]
-        offsets = self.linear_pos(positions).view(2 * length - 1, *split[2:]).permute(1, 2, 0)  # [H, d, 2N-1]
+        keys = adapted(self.linear_k, x, updates).view(split).permute(0, 2, 3, 1)  # [B, H, d, N]
+        values = adapted(self.linear_v, x, updates).view(split).transpose(1, 2)  # [B, H, N, d]
+        offsets = adapted(self.linear_pos, positions, updates).view(2 * length - 1, *split[2:]).permute(1, 2, 0)  # [H, d, 2N-1]
         content_queries = (queries + self.pos_bias_u).transpose(1, 2)  # [B, H, N, d]
         position_queries = (queries + self.pos_bias_v).transpose(1, 2)
 
@@ -149,8 +155,7 @@ class RelativeAttention(nn.Module):
                 weights = scores.masked_fill(masked_keys, -math.inf).softmax(dim=-1).masked_fill(masked_keys, 0.0)
             pieces.append(weights @ values)
         attended = torch.cat(pieces, dim=2).transpose(1, 2).reshape(batch, length, width)
-        out: Tensor = self.linear_out(attended)
-        return out
+        return adapted(self.linear_out, attended, updates)
 
 
 class FeedForward(nn.Module):
@@ -162,10 +167,9 @@ class FeedForward(nn.Module):
         self.w_2 = nn.Linear(hidden, width)
         self.dropout = nn.Dropout(DROPOUT)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, updates: Updates | None = None) -> Tensor:
         """[B, N, D] -> [B, N, D]."""
-        out: Tensor = self.w_2(self.dropout(nn.functional.silu(self.w_1(x))))
-        return out
+        return adapted(self.w_2, self.dropout(nn.functional.silu(adapted(self.w_1, x, updates))), updates)
 
 
 class EncoderLayer(nn.Module):
@@ -179,10 +183,12 @@ class EncoderLayer(nn.Module):
         self.norm_ff = nn.LayerNorm(config.hidden_size, eps=NORM_EPS)
         self.dropout = nn.Dropout(DROPOUT)
 
-    def forward(self, x: Tensor, masked_keys: Tensor | None, positions: Tensor, query_factor: float) -> Tensor:
+    def forward(
+        self, x: Tensor, masked_keys: Tensor | None, positions: Tensor, query_factor: float, updates: Updates | None = None
+    ) -> Tensor:
         """[B, N, D] -> [B, N, D]; arguments as in `RelativeAttention`."""
-        x = x + self.dropout(self.self_attn(self.norm_mha(x), masked_keys, positions, query_factor))
-        out: Tensor = x + self.dropout(self.feed_forward(self.norm_ff(x)))
+        x = x + self.dropout(self.self_attn(self.norm_mha(x), masked_keys, positions, query_factor, updates))
+        out: Tensor = x + self.dropout(self.feed_forward(self.norm_ff(x), updates))
         return out
 
 
@@ -194,10 +200,11 @@ class InputLayer(nn.Module):
         self.out = nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width, eps=NORM_EPS))
         self.dropout = nn.Dropout(DROPOUT)
 
-    def forward(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, embedded: Tensor, updates: Updates | None = None) -> tuple[Tensor, Tensor]:
         """[B, N, D] -> states [B, N, D] and positions [2N-1, D]."""
         length, width = embedded.shape[1:]
-        x = self.out(embedded) * math.sqrt(width)
+        linear, norm = self.out
+        x = norm(adapted(linear, embedded, updates)) * math.sqrt(width)
         return self.dropout(x), self.dropout(relative_positions(length, width, x.device, x.dtype))
 
 
@@ -210,26 +217,28 @@ class RelativeTransformer(nn.Module):
         self.encoders = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_blocks))
         self.after_norm = nn.LayerNorm(config.hidden_size, eps=NORM_EPS)
 
-    def forward(self, embedded: Tensor, mask: Tensor, variants: tuple[bool, ...]) -> tuple[Tensor, ...]:
+    def forward(self, embedded: Tensor, mask: Tensor, variants: tuple[bool, ...], updates: Updates | None = None) -> tuple[Tensor, ...]:
         """Run the blocks once per variant, those before the first weakened block once for all.
 
         Args:
             embedded: [B, N, D].
             mask: [B, N], nonzero = attend.
             variants: For each wanted result: is it the weakened one?
+            updates: Low-rank updates of the layers; None: none.
         Returns:
             One [B, N, D] for each variant.
         """
         masked = mask == 0
         masked_keys = masked[:, None, None, :] if bool(masked.any()) else None
-        x, positions = self.embed(embedded)
+        x, positions = self.embed(embedded, updates)
         for block in self.encoders[: WEAKENED_BLOCKS.start]:
-            x = block(x, masked_keys, positions, 1.0)
+            x = block(x, masked_keys, positions, 1.0, updates)
         results = []
         for weakened in variants:
             y = x
             for index, block in enumerate(self.encoders[WEAKENED_BLOCKS.start :], start=WEAKENED_BLOCKS.start):
-                y = block(y, masked_keys, positions, WEAKENED_QUERY_FACTOR if weakened and index in WEAKENED_BLOCKS else 1.0)
+                factor = WEAKENED_QUERY_FACTOR if weakened and index in WEAKENED_BLOCKS else 1.0
+                y = block(y, masked_keys, positions, factor, updates)
             results.append(self.after_norm(y))
         return tuple(results)
 
@@ -243,21 +252,22 @@ class LyricEncoder(nn.Module):
         self.lyric_embs = nn.Embedding(config.vocab_size, config.hidden_size)
         self.lyric_encoder = RelativeTransformer(config)
 
-    def forward(self, ids: Tensor, mask: Tensor, weakened: bool = False) -> Tensor:
+    def forward(self, ids: Tensor, mask: Tensor, weakened: bool = False, updates: Updates | None = None) -> Tensor:
         """Encode lyrics.
 
         Args:
             ids: [B, N] int64.
             mask: [B, N], nonzero = attend.
             weakened: Shrink the queries of the last blocks (entropy-rectified guidance).
+            updates: Low-rank updates of the layers; None: none.
         Returns:
             States [B, N, D]. Positions outside the mask are computed like others and mean nothing.
         """
         states: Tensor
-        (states,) = self.lyric_encoder(self.lyric_embs(ids), mask, (weakened,))
+        (states,) = self.lyric_encoder(self.lyric_embs(ids), mask, (weakened,), updates)
         return states
 
-    def plain_and_weakened(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def plain_and_weakened(self, ids: Tensor, mask: Tensor, updates: Updates | None = None) -> tuple[Tensor, Tensor]:
         """Both variants of `forward`; the blocks before the first weakened one run once."""
-        plain, weakened = self.lyric_encoder(self.lyric_embs(ids), mask, (False, True))
+        plain, weakened = self.lyric_encoder(self.lyric_embs(ids), mask, (False, True), updates)
         return plain, weakened

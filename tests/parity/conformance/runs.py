@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffusion_svc.adapters import Adaptation, AdapterStore
+from diffusion_svc.model.low_rank import Updates
 from diffusion_svc.model.transformer import Context, Row
 from diffusion_svc.sampler import Sampler, SamplingRequest
 from diffusion_svc.sampling.denoising import Task
@@ -15,6 +18,7 @@ from diffusion_svc.sampling.params import SamplingParams, SchedulerType
 from diffusion_svc.sampling.schedule import NUM_TRAIN_TIMESTEPS, Schedule, build_schedule, from_sigmas, heun_schedule, training_sigmas
 from diffusion_svc.sampling.solvers import Euler, Heun, PingPong, Solver, seeded_noise
 from diffusion_svc.tasks import ConditionStates, Edit, build_task_schedule
+from encoder_svc.adapters import AdapterStore as EncoderAdapterStore
 from encoder_svc.encoder import Conditioning, NullCondition
 from tests.parity.conformance.checkpoint import CPU, Checkpoint
 from tests.parity.conformance.tasks import build_spec, deviation, edit_velocities, sampling_params, start_task
@@ -23,11 +27,6 @@ Tensors = Mapping[str, Tensor]
 _SUFFIX = {Branch.FULL: "", Branch.NULL: "_null", Branch.TEXT_ONLY: "_no_lyric"}
 _BRANCHES = {"cond": Branch.FULL, "uncond": Branch.NULL, "text_only": Branch.TEXT_ONLY}
 _VELOCITY = re.compile(r"decode_(cond|uncond|text_only)_iter(\d+)")
-
-
-def unsupported(params: Mapping[str, Any]) -> str:
-    """Which later issue owns the run; empty: none."""
-    return "adapters, issue 3/7" if params.get("lora_name_or_path", "none") != "none" else ""
 
 
 def recorded_inputs(params: Mapping[str, Any], inputs: Tensors) -> dict[str, Tensor]:
@@ -53,7 +52,7 @@ def checked(params: Mapping[str, Any], expected: Tensors) -> tuple[dict[str, Ten
 def compute(checkpoint: Checkpoint, params: Mapping[str, Any], inputs: Tensors, expected: Tensors) -> Tensors:
     """Run a case from its prompt and token ids, with its recorded noise."""
     sampling, null_condition = sampling_params(params), _null_condition(params)
-    conditioning = checkpoint.encoder.encode(params["prompt"], params["lyrics"]["token_ids"], null_condition)
+    conditioning = _encode(checkpoint, params)
     batch, frames = inputs["randn_0"].shape[0], inputs["randn_0"].shape[-1]
     target = None
     outputs: dict[str, Tensor] = {}
@@ -76,6 +75,8 @@ def compute(checkpoint: Checkpoint, params: Mapping[str, Any], inputs: Tensors, 
     # Conditions, embedded; a run without guidance has recorded the null branch too.
     states = _condition_states(conditioning)
     model = checkpoint.transformer
+    adaptation = _adaptation(checkpoint, params)
+    updates = adaptation.updates if adaptation else None
     lyric_mask = conditioning.lyric_attention_mask
     mask = torch.cat([torch.ones(1 + len(states.text)), lyric_mask.float()])
     outputs["encoder_hidden_mask"] = mask.expand(batch, -1)
@@ -88,24 +89,25 @@ def compute(checkpoint: Checkpoint, params: Mapping[str, Any], inputs: Tensors, 
     }
     contexts: dict[Branch, Context] = {}
     for branch, (text, lyrics) in sources.items():
-        embedded = model.embed_conditions(text[None], lyrics[None])[0]
+        embedded = model.embed_conditions(text[None], lyrics[None], updates=updates)[0]
         outputs[f"encoder_hidden_states{_SUFFIX[branch]}"] = embedded.expand(batch, -1, -1)
-        contexts[branch] = model.project_context(embedded, None if bool(lyric_mask.all()) else mask)
+        contexts[branch] = model.project_context(embedded, None if bool(lyric_mask.all()) else mask, updates)
 
     task = start_task(spec, params, sampling, schedule, inputs)
     if batch == 1:
-        outputs |= _run_song(Sampler(model), SamplingRequest(states, sampling, (0,), spec), task)
+        outputs |= _run_song(Sampler(model), SamplingRequest(states, sampling, (0,), spec, adaptation), task)
     else:
-        outputs |= _run_stacked(checkpoint, sampling, schedule, contexts, task)
+        outputs |= _run_stacked(checkpoint, sampling, schedule, contexts, task, updates)
 
     # Recorded velocities, also where our run does not ask for them: cfg_star's zero steps, which leave the latents as they began.
-    modulations = model.modulate(torch.tensor(schedule.timesteps))
+    modulations = model.modulate(torch.tensor(schedule.timesteps), updates)
     for name in expected:
         if found := _VELOCITY.fullmatch(name):
             branch, index = _BRANCHES[found.group(1)], int(found.group(2))
             weak = branch is Branch.NULL and sampling.use_erg_diffusion
             before = outputs.get(f"latents_before_iter{index}", inputs["randn_0"])
-            outputs[name] = torch.stack(model([Row(latents, modulations[index], contexts[branch], weakened=weak) for latents in before]))
+            rows = [Row(latents, modulations[index], contexts[branch], weakened=weak, updates=updates) for latents in before]
+            outputs[name] = torch.stack(model(rows))
     return outputs
 
 
@@ -126,11 +128,16 @@ def _run_song(sampler: Sampler, request: SamplingRequest, task: Task) -> dict[st
 
 
 def _run_stacked(
-    checkpoint: Checkpoint, sampling: SamplingParams, schedule: Schedule, contexts: Mapping[Branch, Context], task: Task
+    checkpoint: Checkpoint,
+    sampling: SamplingParams,
+    schedule: Schedule,
+    contexts: Mapping[Branch, Context],
+    task: Task,
+    updates: Updates | None,
 ) -> dict[str, Tensor]:
     """A batch as one song: the reference takes the mean of omega over the whole batch, so its samples are not independent as ours are."""
     model = checkpoint.transformer
-    modulations = model.modulate(torch.tensor(schedule.timesteps))
+    modulations = model.modulate(torch.tensor(schedule.timesteps), updates)
     outputs: dict[str, Tensor] = {}
     velocities: list[Tensor] | None = None
     while True:
@@ -144,7 +151,8 @@ def _run_stacked(
         for evaluation in evaluations:
             modulation, context = modulations[evaluation.timestep_index], contexts[evaluation.branch]
             weak = evaluation.branch is Branch.NULL and sampling.use_erg_diffusion
-            velocities.append(torch.stack(model([Row(latents, modulation, context, weak) for latents in evaluation.latents])))
+            rows = [Row(latents, modulation, context, weak, updates=updates) for latents in evaluation.latents]
+            velocities.append(torch.stack(model(rows)))
 
 
 def _seeds(given: int | str | Sequence[int], batch: int) -> list[int]:
@@ -159,6 +167,26 @@ def _null_condition(params: Mapping[str, Any]) -> NullCondition:
     if params["use_erg_lyric"]:
         return NullCondition.WEAKENED if params["use_erg_tag"] else NullCondition.WEAKENED_LYRICS
     return NullCondition.ZEROS
+
+
+def _encode(checkpoint: Checkpoint, params: Mapping[str, Any]) -> Conditioning:
+    store, selections = _adapters(checkpoint, params)
+    adaptation = EncoderAdapterStore(store, checkpoint.encoder.lyric_encoder, 1).select(selections)
+    return checkpoint.encoder.encode(params["prompt"], params["lyrics"]["token_ids"], _null_condition(params), adaptation)
+
+
+def _adaptation(checkpoint: Checkpoint, params: Mapping[str, Any]) -> Adaptation | None:
+    store, selections = _adapters(checkpoint, params)
+    return AdapterStore(store, checkpoint.transformer, 1).select(selections)
+
+
+def _adapters(checkpoint: Checkpoint, params: Mapping[str, Any]) -> tuple[Path | None, list[tuple[str, float]]]:
+    """The store, a folder beside the checkpoint, and name and scale of the adapter of a run, if it has one."""
+    given = params.get("lora_name_or_path", "none")
+    if given == "none":
+        return None, []
+    path = checkpoint.folder.parent / given
+    return path.parent, [(path.name, params["lora_weight"])]
 
 
 def _condition_states(conditioning: Conditioning) -> ConditionStates:

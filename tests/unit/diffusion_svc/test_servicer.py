@@ -1,12 +1,16 @@
+import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from acestep_rpc.errors import InvalidRequest, ShapeTooLarge, Unimplemented
+from acestep_rpc.errors import InvalidRequest, NotFound, ShapeTooLarge
 from acestep_rpc.inprocess import InProcessStub
 from acestep_rpc.torch_tensor import pack, unpack
 from acestep_rpc.v1 import diffusion_pb2, encoder_pb2, sampling_pb2, stage_pb2, tensor_pb2
+from diffusion_svc.adapters import AdapterStore
 from diffusion_svc.batcher import Batcher
 from diffusion_svc.sampler import Sampler
 from diffusion_svc.servicer import DiffusionServicer, StageServicer, choose_dtype
@@ -62,11 +66,38 @@ def text_to_music_request() -> diffusion_pb2.SampleRequest:
     )
 
 
+def adapted(*selections: tuple[str, float | None]) -> diffusion_pb2.SampleRequest:
+    message = request()
+    message.adapters.extend(sampling_pb2.AdapterSelection(name=name, scale=scale) for name, scale in selections)
+    return message
+
+
 @pytest.fixture
-def stub():
+def worker():
+    return ThreadPoolExecutor(max_workers=1)
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Folder of two adapters: a good one and one for another network."""
+    for name, inputs in (("rap", 16), ("misfit", 17)):
+        (tmp_path / name).mkdir()
+        path = "transformer_blocks.0.attn.to_v"
+        tensors = {f"{path}.lora_A.weight": torch.full((2, inputs), 0.1), f"{path}.lora_B.weight": torch.full((16, 2), 0.1)}
+        save_file(tensors, tmp_path / name / "pytorch_lora_weights.safetensors")
+    return tmp_path
+
+
+@pytest.fixture
+def stub(worker, store):
     model = tiny.transformer()
-    batcher = Batcher(Sampler(model), ThreadPoolExecutor(max_workers=1), max_rows=16, max_requests=4)
-    return InProcessStub(DiffusionServicer(batcher, model.config))
+    batcher = Batcher(Sampler(model), worker, max_rows=16, max_requests=4)
+    return InProcessStub(DiffusionServicer(batcher, model.config, AdapterStore(store, model, 4), worker))
+
+
+async def latents(stub, message: diffusion_pb2.SampleRequest) -> list[bytes]:
+    events = [event async for event in stub.Sample(message)]
+    return [tensor.data for tensor in events[-1].result.latents]
 
 
 async def test_progress_then_one_latent_tensor_a_seed(stub):
@@ -250,29 +281,69 @@ async def test_regions_that_cover_the_source_are_a_retake_and_may_use_any_solver
     assert covered.result.latents == [event async for event in stub.Sample(retaken)][-1].result.latents
 
 
-async def test_what_is_not_built_says_so(stub):
-    adapted = request()
-    adapted.adapters.add(name="rap")
-    with pytest.raises(Unimplemented, match="adapters"):
-        await anext(stub.Sample(adapted))
+async def test_adapters_change_their_request_and_no_other(stub):
+    base = await latents(stub, request())
+    company = await asyncio.gather(*(latents(stub, message) for message in (adapted(("rap", 2.0)), request(), adapted(("rap", None)))))
+    assert company[1] == base
+    assert len({tuple(result) for result in company}) == 3
+    assert await latents(stub, adapted(("rap", 1.0))) == company[2]
+    assert await latents(stub, adapted(("rap", 0.0))) == base
 
 
-async def test_more_positions_than_the_checkpoint_has_are_refused():
+BAD_ADAPTERS = [
+    ([("../rap", 1.0)], r"adapters\[0\].name"),
+    ([("", 1.0)], r"adapters\[0\].name"),
+    ([("rap", 1.0), ("rap", 0.5)], r"adapters\[1\].name"),
+    ([("rap", 3.5)], r"adapters\[0\].scale"),
+    ([("rap", float("nan"))], r"adapters\[0\].scale"),
+    ([(f"a{index}", 1.0) for index in range(9)], "at most 8"),
+    ([("misfit", 1.0)], r"adapters: misfit/.*transformer_blocks.0.attn.to_v.lora_A.weight has shape \[2, 17\]"),
+]
+
+
+@pytest.mark.parametrize(("selections", "message"), BAD_ADAPTERS, ids=[message for _, message in BAD_ADAPTERS])
+async def test_bad_adapters_are_refused_with_the_reason(stub, selections, message):
+    with pytest.raises(InvalidRequest, match=message):
+        await latents(stub, adapted(*selections))
+
+
+async def test_an_adapter_that_is_not_there_is_not_found(stub):
+    with pytest.raises(NotFound) as caught:
+        await latents(stub, adapted(("jazz", 1.0)))
+    assert (caught.value.resource_type, caught.value.name) == ("adapter", "jazz")
+
+
+async def test_adapters_are_loaded_by_the_worker_thread(stub, worker):
+    gate = threading.Event()
+    worker.submit(gate.wait)
+    sampling = asyncio.create_task(latents(stub, adapted(("rap", 1.0))))
+    await asyncio.sleep(0.05)  # the loop is free although the worker is not
+    assert not sampling.done()
+    gate.set()
+    assert len(await sampling) == 2
+
+
+async def test_more_positions_than_the_checkpoint_has_are_refused(worker):
     model = tiny.transformer()
     object.__setattr__(model.config, "max_position", 8)
-    stub = InProcessStub(DiffusionServicer(Batcher(Sampler(model), ThreadPoolExecutor(1), 16, 4), model.config))
+    batcher = Batcher(Sampler(model), worker, 16, 4)
+    stub = InProcessStub(DiffusionServicer(batcher, model.config, AdapterStore(None, model, 4), worker))
     with pytest.raises(ShapeTooLarge, match="8 positions"):
         await anext(stub.Sample(request()))
 
 
-async def test_the_stage_describes_itself():
+async def test_the_stage_describes_itself(store):
     model = tiny.transformer()
-    described = await InProcessStub(StageServicer(model, model_digest(model))).Describe(stage_pb2.DescribeRequest())
+    stub = InProcessStub(StageServicer(model, model_digest(model), AdapterStore(store, model, 4)))
+    described = await stub.Describe(stage_pb2.DescribeRequest())
     assert described.stage == "diffusion"
     assert described.dtype == "float32"
     assert described.limits["max_duration_seconds"] == 240
     assert described.features["tasks"] == "text_to_music,retake,repaint,extend,edit,audio_to_audio"
     assert len(described.model_digest) == 64
+    assert described.features["adapters"] == "misfit,rap"
+    (store / "rap").rename(store / "jazz")
+    assert (await stub.Describe(stage_pb2.DescribeRequest())).features["adapters"] == "jazz,misfit"
 
 
 def test_dtype_names_are_checked():

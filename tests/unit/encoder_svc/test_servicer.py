@@ -3,8 +3,9 @@ import asyncio
 import grpc.aio
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from acestep_rpc.errors import InvalidRequest, Unimplemented
+from acestep_rpc.errors import InvalidRequest, NotFound, Unimplemented
 from acestep_rpc.inprocess import InProcessStub
 from acestep_rpc.server import serve
 from acestep_rpc.torch_tensor import unpack
@@ -79,6 +80,10 @@ async def test_nothing_at_all_is_a_valid_prompt(encode):
         ({"lyric_options": encoder_pb2.LyricOptions(on_line_error=9)}, "lyric_options.on_line_error"),
         ({"lyric_options": encoder_pb2.LyricOptions(lyric_rules=9)}, "lyric_options.lyric_rules"),
         ({"null_condition": 9}, "null_condition"),
+        ({"adapters": [{"name": "../rap"}]}, "adapters[0].name"),
+        ({"adapters": [{"name": "rap"}, {"name": "rap"}]}, "adapters[1].name"),
+        ({"adapters": [{"name": "rap", "scale": -3.1}]}, "adapters[0].scale"),
+        ({"adapters": [{"name": f"a{index}"} for index in range(9)]}, "adapters"),
     ],
 )
 async def test_bad_input_is_refused_by_field(encode, fields, field):
@@ -94,12 +99,36 @@ async def test_bad_input_is_refused_by_field(encode, fields, field):
         {"lyric_options": encoder_pb2.LyricOptions(lyric_rules=encoder_pb2.LYRIC_RULES_REVISED)},
         {"lyric_options": encoder_pb2.LyricOptions(tag_normalization=True)},
         {"negative_tags": "noise"},
-        {"adapters": [{"name": "rap"}]},
     ],
 )
 async def test_what_is_not_built_says_so(encode, fields):
     with pytest.raises(Unimplemented, match="is not built yet"):
         await encode(request(**fields))
+
+
+async def test_adapters_of_the_store_are_applied(checkpoint, tmp_path):
+    store = tmp_path / "adapters"
+    for name, inputs in (("rap", 16), ("misfit", 17)):
+        (store / name).mkdir(parents=True)
+        path = "lyric_encoder.encoders.0.self_attn.linear_v"
+        tensors = {f"{path}.lora_A.weight": torch.full((2, inputs), 0.1), f"{path}.lora_B.weight": torch.randn(16, 2)}
+        save_file(tensors, store / name / "pytorch_lora_weights.safetensors")
+    registrations = await load(Settings(checkpoint=checkpoint, device="cpu", dtype="float32", adapters=store))
+    stubs = {registration.full_name: InProcessStub(registration.servicer) for registration in registrations}
+    encode = stubs["acestep_rpc.v1.EncoderService"].EncodePrompt
+    base = await encode(request())
+    adapted = await encode(request(adapters=[{"name": "rap"}]))
+    assert adapted != base
+    assert adapted.lines == base.lines
+    assert await encode(request(adapters=[{"name": "rap", "scale": 1.0}])) == adapted
+    assert await encode(request(adapters=[{"name": "rap", "scale": 0.0}])) == base
+    assert await encode(request()) == base
+    with pytest.raises(InvalidRequest, match=r"adapters: misfit/.*linear_v.lora_A.weight has shape \[2, 17\]"):
+        await encode(request(adapters=[{"name": "misfit"}]))
+    with pytest.raises(NotFound, match="jazz"):
+        await encode(request(adapters=[{"name": "jazz"}]))
+    description = await stubs["acestep_rpc.v1.StageService"].Describe(stage_pb2.DescribeRequest())
+    assert description.features["adapters"] == "misfit,rap"
 
 
 async def test_options_that_change_nothing_are_accepted(encode):
@@ -128,8 +157,10 @@ async def test_the_stage_describes_itself(stubs):
         "max_prompt_characters": 16384,
         "max_lyric_tokens": 4096,
         "max_lyric_characters": 65536,
+        "max_adapters": 8,
     }
     assert description.features["lyric_languages"] == "en"
+    assert description.features["adapters"] == ""
     assert "[pre-chorus]" in description.features["structure_tags"].split(",")
     assert description.versions["torch"] == torch.__version__
 

@@ -17,7 +17,7 @@ def test_a_checkpoint_is_all_it_takes():
         read()
 
 
-@pytest.mark.parametrize(("name", "value"), [("dtype", "float16"), ("threads", "-1"), ("cache_bytes", "-1")])
+@pytest.mark.parametrize(("name", "value"), [("dtype", "float16"), ("threads", "-1"), ("cache_bytes", "-1"), ("max_loaded_adapters", "-1")])
 def test_a_bad_value_is_named(name, value):
     with pytest.raises(SettingsError, match=f"ACESTEP_ENCODER_{name.upper()}"):
         read(checkpoint="somewhere", **{name: value})
