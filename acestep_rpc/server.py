@@ -159,6 +159,13 @@ async def _run_until_signal(settings: ServerSettings, build: Callable[[], Awaita
     await server.stop(settings.drain_seconds)
 
 
+async def _write(context: Any, response: Any) -> None:
+    try:
+        await context.write(response)
+    except grpc.aio.InternalError as error:  # the caller went away with the message on its way
+        raise asyncio.CancelledError from error
+
+
 def _write_ready_file(path: Path, content: dict[str, int]) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(content))
@@ -202,7 +209,7 @@ class _Gate(grpc.aio.ServerInterceptor):
                         return await behaviour(request, context)
                     async with contextlib.aclosing(behaviour(request, context)) as responses:
                         async for response in responses:
-                            await context.write(response)
+                            await _write(context, response)
                     return None
             except AcestepError as error:
                 await context.abort_with_status(rpc_status.to_status(to_status(error)))
