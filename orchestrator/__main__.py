@@ -21,7 +21,7 @@ async def _stages(settings: Settings) -> Stages:
     from orchestrator.embedded import load  # brings torch: only where the stages are
 
     assert settings.checkpoint is not None
-    return await load(settings.checkpoint, settings.device, settings.dtype, settings.threads)
+    return await load(settings.checkpoint, settings.device, settings.dtype, settings.threads, settings.adapters)
 
 
 async def _build(settings: Settings, store: str) -> Sequence[Registration]:

@@ -13,7 +13,7 @@ from acestep_rpc.inprocess import InProcessStub
 from orchestrator.stages import Stages
 
 
-async def load(checkpoint: Path, device: str, dtype: str, threads: int) -> Stages:
+async def load(checkpoint: Path, device: str, dtype: str, threads: int, adapters: Path | None = None) -> Stages:
     """Load the stages one after another.
 
     Args:
@@ -21,11 +21,12 @@ async def load(checkpoint: Path, device: str, dtype: str, threads: int) -> Stage
         device: Torch device, or auto.
         dtype: float32, bfloat16, or auto.
         threads: CPU threads; 0: one per core.
+        adapters: Folder of adapters; None: none.
     """
     options: dict[str, Any] = {"checkpoint": checkpoint, "device": device, "dtype": dtype, "threads": threads}
     registrations = (
-        await encoder_svc.servicer.load(encoder_svc.settings.Settings(**options)),
-        await diffusion_svc.servicer.load(diffusion_svc.settings.Settings(**options)),
+        await encoder_svc.servicer.load(encoder_svc.settings.Settings(**options, adapters=adapters)),
+        await diffusion_svc.servicer.load(diffusion_svc.settings.Settings(**options, adapters=adapters)),
         await vae_svc.servicer.load(vae_svc.settings.Settings(**options)),
     )
     stubs = [{registration.full_name: InProcessStub(registration.servicer) for registration in stage} for stage in registrations]

@@ -96,7 +96,10 @@ async def _encode(
     try:
         return await stages.encode(request, deadline)
     except InvalidRequest as error:  # the caller's texts: the field names are to be those of the caller's message
-        fields = [(f"{prompt}.{field.removeprefix('prompt.')}", text) for field, text in error.violations]
+        fields = [
+            (field if field.startswith("adapters") else f"{prompt}.{field.removeprefix('prompt.')}", text)
+            for field, text in error.violations
+        ]
         raise InvalidRequest.from_violations(fields) from error
 
 
@@ -106,6 +109,8 @@ def _internal(stage: str) -> Iterator[None]:
     try:
         yield
     except InvalidRequest as error:
+        if all(field.startswith("adapters") for field, _ in error.violations):
+            raise  # but for a file in the adapter store that only the stage can judge
         log("stage_refused", level=logging.ERROR, stage=stage, error=str(error))
         raise StageError(f"internal error in request {request_id.get()}") from error
 

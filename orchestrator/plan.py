@@ -41,6 +41,7 @@ class Plan:
         sampling: Every field set.
         task: What is done, one entry a song where it has lists.
         seeds: One per variant.
+        adapters: Each with its scale.
         audio_format: Never unspecified.
         sample_rate: In Hz.
     """
@@ -53,6 +54,7 @@ class Plan:
     sampling: sampling_pb2.SamplingParams
     task: Task
     seeds: tuple[int, ...]
+    adapters: tuple[sampling_pb2.AdapterSelection, ...]
     audio_format: music_pb2.AudioFormat
     sample_rate: int
 
@@ -82,7 +84,7 @@ def plan(request: music_pb2.GenerateRequest, seed_source: random.Random, request
     seeds = _seeds(request, seed_source, problems)
     task, songs_per_seed = read_task(request, sampling, len(seeds), seed_source, problems)
     audio_format, sample_rate = _output(request.output, problems)
-    _check_adapters(request, problems)
+    adapters = _adapters(request, problems)
     problems.raise_if_any()
     _refuse_what_is_not_built(request)
     return Plan(
@@ -94,6 +96,7 @@ def plan(request: music_pb2.GenerateRequest, seed_source: random.Random, request
         sampling=sampling,
         task=task,
         seeds=tuple(seed for seed in seeds for _ in range(songs_per_seed)),
+        adapters=adapters,
         audio_format=audio_format,
         sample_rate=sample_rate,
     )
@@ -169,8 +172,8 @@ def _output(output: music_pb2.OutputSpec, problems: Problems) -> tuple[music_pb2
     return audio_format, sample_rate
 
 
-def _check_adapters(request: music_pb2.GenerateRequest, problems: Problems) -> None:
-    names = [adapter.name for adapter in request.adapters]
+def _adapters(request: music_pb2.GenerateRequest, problems: Problems) -> tuple[sampling_pb2.AdapterSelection, ...]:
+    names, selections = [adapter.name for adapter in request.adapters], []
     if len(names) > MAX_ADAPTERS:
         problems.add("adapters", f"{len(names)} adapters", f"at most {MAX_ADAPTERS}")
     for index, adapter in enumerate(request.adapters):
@@ -179,14 +182,17 @@ def _check_adapters(request: music_pb2.GenerateRequest, problems: Problems) -> N
         if adapter.name in names[:index]:
             problems.add(f"adapters[{index}].name", adapter.name, "a name once")
         limit = LIMITS["adapters.scale"]
-        if adapter.HasField("scale") and not limit.minimum <= adapter.scale <= limit.maximum:
-            problems.add(f"adapters[{index}].scale", adapter.scale, str(limit))
+        scale = adapter.scale if adapter.HasField("scale") else limit.default
+        assert scale is not None
+        if not limit.minimum <= scale <= limit.maximum:  # NaN is in no range
+            problems.add(f"adapters[{index}].scale", scale, str(limit))
+        selections.append(sampling_pb2.AdapterSelection(name=adapter.name, scale=scale))
+    return tuple(selections)
 
 
 def _refuse_what_is_not_built(request: music_pb2.GenerateRequest) -> None:
     options = request.prompt.lyric_options
     not_built = {
-        "adapters": bool(request.adapters),
         "prompt.negative_tags": request.prompt.HasField("negative_tags"),
         "prompt.lyric_options.on_line_error SKIP": options.on_line_error == encoder_pb2.LINE_ERROR_POLICY_SKIP,
         "prompt.lyric_options.lyric_rules REVISED": options.lyric_rules == encoder_pb2.LYRIC_RULES_REVISED,

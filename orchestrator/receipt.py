@@ -79,8 +79,7 @@ def write_receipt(
         "use_erg_lyric": sampling.use_erg_lyric,
         "use_erg_diffusion": sampling.use_erg_diffusion,
         "oss_steps": list(sampling.oss_steps),
-        "lora_name_or_path": "none",
-        "lora_weight": 1.0,
+        **_adapter_fields(plan),
         "timecosts": {name: round(seconds, 4) for name, seconds in vars(timecosts).items()},
         "stages": {description.stage: _stage(description) for description in descriptions},
         "version": acestep_rpc.__version__,
@@ -89,6 +88,14 @@ def write_receipt(
     receipt = struct_pb2.Struct()
     receipt.update(fields)
     return receipt
+
+
+def _adapter_fields(plan: Plan) -> dict[str, Any]:
+    """The reference knows one adapter; more are named in a list beside it."""
+    if not plan.adapters:
+        return {"lora_name_or_path": "none", "lora_weight": 1.0}
+    adapters = [{"name": adapter.name, "scale": adapter.scale} for adapter in plan.adapters]
+    return {"lora_name_or_path": plan.adapters[0].name, "lora_weight": plan.adapters[0].scale, "adapters": adapters}
 
 
 def _task_fields(task: Task, variant_index: int) -> dict[str, Any]:

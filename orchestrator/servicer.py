@@ -74,6 +74,7 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
             cfg_types=plan.CFG_TYPES,
             formats=plan.FORMATS,
             lyric_languages=_names(encoder.features["lyric_languages"]),
+            adapters=_names(diffusion.features["adapters"]),
             structure_tags=_names(encoder.features["structure_tags"]),
             max_prompt_tokens=int(encoder.limits["max_prompt_tokens"]),
             max_lyric_tokens=int(encoder.limits["max_lyric_tokens"]),

@@ -28,6 +28,8 @@ class Settings(ServerSettings):
     """Embedded: float32, bfloat16, or auto: bfloat16 where the device computes it faster."""
     threads: int = 0
     """Embedded: CPU threads; 0: one per core."""
+    adapters: Path | None = None
+    """Embedded: folder of adapters (LoRA) that requests can name."""
     store: str = ""
     """Folder or fsspec URL for uploads, as "s3://bucket/prefix"; empty: a temporary folder that goes with this process."""
 
@@ -42,5 +44,6 @@ class Settings(ServerSettings):
                 raise SettingsError(f"{', '.join(given)} must not be set when {PREFIX}EMBEDDED is true: the stages run in this process")
         elif missing:
             raise SettingsError(f"{', '.join(missing)} must be set unless {PREFIX}EMBEDDED is true")
-        elif self.checkpoint is not None:
-            raise SettingsError(f"{PREFIX}CHECKPOINT must not be set unless {PREFIX}EMBEDDED is true: the stages have their own")
+        for name in ("checkpoint", "adapters"):
+            if not self.embedded and getattr(self, name) is not None:
+                raise SettingsError(f"{PREFIX}{name.upper()} must not be set unless {PREFIX}EMBEDDED is true: the stages have their own")

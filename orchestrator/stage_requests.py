@@ -8,14 +8,14 @@ from orchestrator.tasks import AudioToAudio, Edit, Extend, Repaint, Retake, Text
 def encode_request(plan: Plan) -> encoder_pb2.EncodePromptRequest:
     """The prompt of the request; for an edit, of its source."""
     return encoder_pb2.EncodePromptRequest(
-        tags=plan.tags, lyrics=plan.lyrics, lyric_options=plan.lyric_options, null_condition=plan.null_condition
+        tags=plan.tags, lyrics=plan.lyrics, lyric_options=plan.lyric_options, null_condition=plan.null_condition, adapters=plan.adapters
     )
 
 
 def encode_target_request(plan: Plan, edit: Edit) -> encoder_pb2.EncodePromptRequest:
     """The prompt that an edit leads to."""
     return encoder_pb2.EncodePromptRequest(
-        tags=edit.tags, lyrics=edit.lyrics, lyric_options=edit.lyric_options, null_condition=plan.null_condition
+        tags=edit.tags, lyrics=edit.lyrics, lyric_options=edit.lyric_options, null_condition=plan.null_condition, adapters=plan.adapters
     )
 
 
@@ -30,7 +30,7 @@ def sample_request(
         source: Latents of the source, for the tasks that have one.
         target: Of the target prompt, for an edit.
     """
-    request = diffusion_pb2.SampleRequest(conditioning=conditioning, params=plan.sampling, seeds=plan.seeds)
+    request = diffusion_pb2.SampleRequest(conditioning=conditioning, params=plan.sampling, seeds=plan.seeds, adapters=plan.adapters)
     match plan.task:
         case TextToMusic() as task:
             request.text_to_music.duration_seconds = task.duration_seconds

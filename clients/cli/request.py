@@ -57,6 +57,8 @@ _FLAGS = {f"sampling.{name}": "--" + name.removeprefix("use_").replace("_", "-")
     "data": "--from",
     "seeds": "--seed",
     "num_variants": "--num-variants",
+    "adapters": "--adapter",
+    "adapters.scale": "--adapter",
 }
 
 
@@ -75,6 +77,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="same seed, same song; repeat it for several variants (default: drawn)",
+    )
+    song.add_argument(
+        "--adapter",
+        type=_adapter,
+        action="append",
+        default=[],
+        metavar="NAME[:SCALE]",
+        help="LoRA adapter of the server, scale -3 to 3 (default: 1)",
     )
     song.add_argument("--num-variants", type=whole_number(32), metavar="N", help="songs to make, 1 to 16 (default: one per seed, or 1)")
 
@@ -124,6 +134,7 @@ def build_request(args: argparse.Namespace, audio_format: music_pb2.AudioFormat,
         prompt=music_pb2.Prompt(tags=args.tags, lyrics=read_lyrics(args.lyrics, args.lyrics_file)),
         sampling=sampling,
         output=music_pb2.OutputSpec(format=audio_format, sample_rate=sample_rate),
+        adapters=args.adapter,
         seeds=args.seed,
         num_variants=args.num_variants,
     )
@@ -159,6 +170,14 @@ def whole_number(bits: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _adapter(text: str) -> sampling_pb2.AdapterSelection:
+    name, colon, scale = text.partition(":")
+    try:
+        return sampling_pb2.AdapterSelection(name=name, scale=float(scale) if colon else None)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME or NAME:SCALE") from None
 
 
 def _step_list(text: str) -> list[int]:

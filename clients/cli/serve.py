@@ -30,6 +30,7 @@ _EVERY_SERVER = ("host", "port", "metrics_port", "drain_seconds", "ready_file")
 _TORCH = ("checkpoint", "device", "dtype", "threads")
 _TARGETS = ("encoder", "diffusion", "vae")
 _STORE = ("store",)
+_ADAPTERS = ("adapters",)
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ class _Service:
 
 
 _SERVICES = {
-    "encoder": _Service("encoder_svc", "encoder", _TORCH),
-    "diffusion": _Service("diffusion_svc", "diffusion", _TORCH),
+    "encoder": _Service("encoder_svc", "encoder", _TORCH + _ADAPTERS),
+    "diffusion": _Service("diffusion_svc", "diffusion", _TORCH + _ADAPTERS),
     "vae": _Service("vae_svc", "vae", _TORCH),
     "orchestrator": _Service("orchestrator", "orchestrator", _TARGETS + _STORE),
 }
-_EMBEDDED = _Service("orchestrator", "all", _TORCH + _STORE)
+_EMBEDDED = _Service("orchestrator", "all", _TORCH + _ADAPTERS + _STORE)
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -70,6 +71,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     stage.add_argument("--device", help="torch device, or auto (default: auto)")
     stage.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), help="compute type (default: auto)")
     stage.add_argument("--threads", type=int, help="CPU threads; 0 takes one per core (default: 0)")
+    stage.add_argument("--adapters", type=Path, metavar="DIR", help="folder of adapters that requests can name (not for vae)")
     remote = parser.add_argument_group("orchestrator")
     for name in _TARGETS:
         remote.add_argument(f"--{name}", metavar="HOST:PORT", help=f"where the {name} stage listens")
@@ -89,7 +91,7 @@ def environment(args: argparse.Namespace) -> tuple[_Service, dict[str, str]]:
         raise CommandFailed(f"name a service ({', '.join(_SERVICES)}) or give --embedded", ExitCode.USAGE)
     service = _EMBEDDED if args.embedded else _SERVICES[args.service]
     variables = {f"{service.prefix}EMBEDDED": "true"} if args.embedded else {}
-    for name in (*_EVERY_SERVER, *_TORCH, *_TARGETS, *_STORE):
+    for name in (*_EVERY_SERVER, *_TORCH, *_ADAPTERS, *_TARGETS, *_STORE):
         value = getattr(args, name)
         if value is None:
             continue

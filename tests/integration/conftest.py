@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from acestep_rpc.channels import connect
 from acestep_rpc.v1 import music_pb2_grpc
@@ -103,18 +105,35 @@ def checkpoint(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def adapters(checkpoint, tmp_path_factory) -> Path:
+    """A store with one random adapter for a layer of the lyric encoder and one of the transformer, and one that fits nothing."""
+    store, generator = tmp_path_factory.mktemp("adapters"), torch.Generator().manual_seed(0)
+    weights = load_file(checkpoint / "ace_step_transformer" / "diffusion_pytorch_model.safetensors")
+    tensors = {}
+    for layer in ("lyric_encoder.encoders.0.self_attn.linear_q", "transformer_blocks.0.attn.to_q"):
+        width = weights[f"{layer}.weight"].shape[0]
+        tensors[f"{layer}.lora_A.weight"] = torch.randn(4, width, generator=generator)
+        tensors[f"{layer}.lora_B.weight"] = torch.randn(width, 4, generator=generator)
+    for name, content in (("loud", tensors), ("broken", {"transformer_blocks.0.attn.to_q.lora_A.weight": torch.zeros(4, 3)})):
+        (store / name).mkdir()
+        save_file(content, store / name / "pytorch_lora_weights.safetensors")
+    return store
+
+
 @contextlib.contextmanager
-def running(mode: str, checkpoint: Path, folder: Path) -> Iterator[System]:
+def running(mode: str, checkpoint: Path, adapters: Path, folder: Path) -> Iterator[System]:
     """A system until the end of the block."""
     system = System(mode)
     model = ["--checkpoint", str(checkpoint), "--dtype", "float32", "--threads", "1"]
     try:
         if mode == "embedded":
-            system.servers["orchestrator"] = Server("orchestrator", ["--embedded", *model], folder)
+            system.servers["orchestrator"] = Server("orchestrator", ["--embedded", *model, "--adapters", str(adapters)], folder)
         else:
             targets: list[str] = []
             for name in STAGES:
-                server = system.servers[name] = Server(name, [name, *model], folder)
+                own = [] if name == "vae" else ["--adapters", str(adapters)]
+                server = system.servers[name] = Server(name, [name, *model, *own], folder)
                 server.start()
                 targets += [f"--{name}", server.target]
             system.servers["orchestrator"] = Server("orchestrator", ["orchestrator", *targets], folder)
@@ -133,15 +152,15 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session", params=["embedded", "remote"])
-def system(request, checkpoint, tmp_path_factory) -> Iterator[System]:
-    with running(request.param, checkpoint, tmp_path_factory.mktemp(request.param)) as running_system:
+def system(request, checkpoint, adapters, tmp_path_factory) -> Iterator[System]:
+    with running(request.param, checkpoint, adapters, tmp_path_factory.mktemp(request.param)) as running_system:
         yield running_system
 
 
 @pytest.fixture
-def remote(checkpoint, tmp_path) -> Iterator[System]:
+def remote(checkpoint, adapters, tmp_path) -> Iterator[System]:
     """A system of four processes for one test, which may break it."""
-    with running("remote", checkpoint, tmp_path) as running_system:
+    with running("remote", checkpoint, adapters, tmp_path) as running_system:
         yield running_system
 
 

@@ -67,11 +67,10 @@ async def test_a_line_in_another_script_is_named(music):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"adapters": [sampling_pb2.AdapterSelection(name="rap")]},
         {"output": music_pb2.OutputSpec(preview=music_pb2.PreviewSpec(at_steps=[1]))},
         {"priority": music_pb2.PRIORITY_INTERACTIVE},
     ],
-    ids=["adapters", "previews", "priorities"],
+    ids=["previews", "priorities"],
 )
 async def test_parts_of_the_contract_that_are_not_built_say_so(music, fields):
     with pytest.raises(grpc.aio.AioRpcError) as refused:

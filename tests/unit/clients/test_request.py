@@ -121,3 +121,11 @@ def test_violations_name_the_flag_that_sets_the_field() -> None:
         "--duration",
         "prompt.lyric_options.language",
     ]
+
+
+def test_adapters_have_a_name_and_maybe_a_scale() -> None:
+    request = _request("--adapter", "rap", "--adapter", "jazz:-0.5")
+    assert [(adapter.name, adapter.HasField("scale"), adapter.scale) for adapter in request.adapters] == [
+        ("rap", False, 0),
+        ("jazz", True, -0.5),
+    ]

@@ -180,7 +180,6 @@ def test_the_ends_of_each_range_are_allowed(fields: dict[str, Any]) -> None:
         ({"repaint": REPAINT | {"feather_seconds": 1}}, "feather_seconds"),
         ({"audio_to_audio": {"source": {"result": "operations/1/results/0"}}}, "earlier result"),
         ({"edit": {"source": ASSET, "target": {"tags": "jazz", "negative_tags": "rock"}}}, "negative_tags"),
-        ({"adapters": [{"name": "rap"}]}, "adapters"),
         ({"prompt": {"tags": "x", "negative_tags": ""}}, "negative_tags"),
         ({"prompt": {"tags": "x", "lyric_options": {"on_line_error": encoder_pb2.LINE_ERROR_POLICY_SKIP}}}, "SKIP"),
         ({"prompt": {"tags": "x", "lyric_options": {"lyric_rules": encoder_pb2.LYRIC_RULES_REVISED}}}, "REVISED"),
@@ -243,3 +242,8 @@ def test_planning_leaves_the_request_alone() -> None:
 )
 def test_the_null_condition_follows_guidance_and_erg(sampling: dict[str, Any], expected: int) -> None:
     assert planned(sampling=sampling).null_condition == expected
+
+
+def test_an_adapter_without_a_scale_has_scale_1() -> None:
+    result = planned(adapters=[{"name": "rap"}, {"name": "jazz", "scale": -3}])
+    assert [(adapter.name, adapter.scale) for adapter in result.adapters] == [("rap", 1), ("jazz", -3)]
