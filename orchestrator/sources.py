@@ -1,5 +1,6 @@
 """Audio that a task starts from: taken in, checked, and turned to latents once per codec."""
 
+import asyncio
 import hashlib
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -38,7 +39,7 @@ class Sources:
                 if size > limit:
                     raise InvalidRequest("data", f"{size} bytes so far", f"at most {limit} bytes")
                 digest.update(request.data)
-                spool.write(request.data)
+                await asyncio.to_thread(spool.write, request.data)
             spool.flush()
             if promised and promised != digest.hexdigest():
                 raise InvalidRequest("sha256", promised, f"the digest of the bytes that came, {digest.hexdigest()}")
@@ -80,5 +81,5 @@ class Sources:
 
 async def _read_file(path: Path) -> AsyncIterator[bytes]:
     with path.open("rb") as file:
-        while data := file.read(READ_BYTES):
+        while data := await asyncio.to_thread(file.read, READ_BYTES):
             yield data
