@@ -54,9 +54,8 @@ INSTRUMENTS = {
 }
 # Leads that sound an octave above the chords.
 HIGH_LEADS = frozenset(
-    ["flute", "pan flute", "oboe", "glockenspiel", "music box", "vibraphone", "marimba", "kalimba"]
-    + ["square lead", "saw lead", "violin", "harp"]
-)
+    ["flute", "pan flute", "oboe", "violin", "harp", "glockenspiel", "music box", "vibraphone", "marimba", "kalimba"],
+) | {"square lead", "saw lead"}
 STANDARD_KIT, POWER_KIT, TR808_KIT, JAZZ_KIT = 0, 16, 25, 32
 
 

@@ -15,13 +15,11 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from training.corpus.song import SAMPLE_RATE, VOICE, Note, Phone, Song
+from training.corpus.song import SAMPLE_RATE, SILENCE, VOICE, VOWELS, Note, Phone, Song
 
 Array = NDArray[np.float64]
 
 VOICES = {"female vocals": "slt", "male vocals": "rms"}
-VOWELS = frozenset(["aa", "ae", "ah", "ao", "aw", "ax", "ay", "eh", "er", "ey", "ih", "iy", "ow", "oy", "uh", "uw"])
-PAUSE = "pau"
 FRAME = 0.005  # seconds from one WORLD frame to the next
 SUNG_SHARE = 0.97  # of a note; the rest lets go
 CONSONANT_SHARE = 0.7  # at most, of a note
@@ -163,7 +161,7 @@ def split_syllables(phones: tuple[Phone, ...]) -> list[list[Phone]]:
     """One group of phones a vowel: the consonants before it, and after the last one also those behind."""
     syllables: list[list[Phone]] = [[]]
     for phone in phones:
-        if phone.symbol == PAUSE:
+        if phone.symbol == SILENCE:
             continue
         if syllables[-1] and syllables[-1][-1].symbol in VOWELS:
             syllables.append([])

@@ -13,6 +13,13 @@ CHORDS, BASS, LEAD, DRUMS, VOICE = PARTS = ("chords", "bass", "lead", "drums", "
 SECTION_NAMES = ("intro", "verse", "chorus", "bridge", "outro")
 KEY_NAMES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 
+# flite's American English phones.
+SILENCE = "pau"
+VOWELS = ("aa", "ae", "ah", "ao", "aw", "ax", "ay", "eh", "er", "ey", "ih", "iy", "ow", "oy", "uh", "uw")
+_PLOSIVES = ("b", "ch", "d", "g", "jh", "k", "p", "t")
+_OTHER_CONSONANTS = ("dh", "f", "hh", "l", "m", "n", "ng", "r", "s", "sh", "th", "v", "w", "y", "z", "zh")
+PHONES = (SILENCE, *VOWELS, *_PLOSIVES, *_OTHER_CONSONANTS)
+
 
 @dataclass(frozen=True)
 class Section:
