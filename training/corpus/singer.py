@@ -166,8 +166,9 @@ def split_syllables(phones: tuple[Phone, ...]) -> list[list[Phone]]:
         if syllables[-1] and syllables[-1][-1].symbol in VOWELS:
             syllables.append([])
         syllables[-1].append(phone)
-    if len(syllables) > 1 and not any(phone.symbol in VOWELS for phone in syllables[-1]):
-        syllables[-2] += syllables.pop()
+    if len(syllables) > 1 and syllables[-1][-1].symbol not in VOWELS:
+        coda = syllables.pop()
+        syllables[-1] += coda
     return syllables
 
 
