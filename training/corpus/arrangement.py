@@ -1,6 +1,5 @@
 """Composing: from a seed and an index to a song with all its notes and words, before any sound is made."""
 
-import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -181,8 +180,11 @@ class Composer:
         self.band, self.rng = band, rng
         self.seconds = num_frames * FRAME_SECONDS
         self.beat_seconds = band.beat_frames * FRAME_SECONDS
-        self.num_bars = math.ceil(num_frames / (BEATS_PER_BAR * band.beat_frames) - 1e-9)
-        self.form = draw_form(self.num_bars, sung_throughout=band.parts == (VOICE,), rng=rng)
+        num_bars = num_frames / (BEATS_PER_BAR * band.beat_frames)
+        self.form = draw_form(max(1, int(num_bars)), sung_throughout=band.parts == (VOICE,), rng=rng)
+        if num_bars > max(1, int(num_bars)):  # the song ends inside a bar
+            name, bars = self.form.pop()
+            self.form.append((name, bars + 1))
         self.players = draw_players(band.parts, rng)
         self.fill = rng.randrange(len(drums.FILLS))
         first, second = self._draw_progressions()

@@ -22,7 +22,7 @@ def draw_form(num_bars: int, sung_throughout: bool, rng: random.Random) -> list[
     """Names and lengths in bars of the sections of a song.
 
     Args:
-        num_bars: Length of the song; its last bar may be cut by the song's end.
+        num_bars: Length of the song in whole bars.
         sung_throughout: No intro and no outro: somebody sings all the time.
         rng: Draws the form.
     Returns:

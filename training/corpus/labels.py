@@ -78,7 +78,7 @@ def _drum(pitch: int) -> int:
 def _sounding(note: Note) -> slice:
     """Frames in which a note sounds, one at least."""
     first = int(note.start_seconds / FRAME_SECONDS + NOTE_TOLERANCE)
-    last = int((note.start_seconds + note.duration_seconds) / FRAME_SECONDS)
+    last = int((note.start_seconds + note.duration_seconds) / FRAME_SECONDS + NOTE_TOLERANCE)
     return slice(first, max(first + 1, last))
 
 
