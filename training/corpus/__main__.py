@@ -1,8 +1,8 @@
 """`python -m training.corpus --songs 100 --output corpus`: write songs as audio, prompt, lyrics and labels."""
 
 import argparse
+import dataclasses
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from training.corpus.arrangement import STEM_SHARES, Wishes, compose
 from training.corpus.genres import BEAT_FRAMES, GENRES, INSTRUMENTS
 from training.corpus.render import SOUNDFONT, Renderer, mix
 from training.corpus.singer import Singer
-from training.corpus.song import SAMPLE_RATE, Song
+from training.corpus.song import SAMPLE_RATE, Song, song_from_json
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -37,20 +37,28 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def write_song(song: Song, folder: Path, audio_format: str, renderer: Renderer, singer: Singer) -> bool:
-    """Write a song's four files, its labels last; False when they are there already."""
-    labels = folder / f"{song.key}.json"
+    """Write a song's four files, its labels last; False when they are there already.
+
+    Raises:
+        ValueError: The labels that are there are another song's: other wishes gave the same names.
+    """
+    audio, labels = (folder / f"{song.key}.{ending}" for ending in (audio_format, "json"))
+    prompt, lyrics = (folder / f"{song.key}_{text}.txt" for text in ("prompt", "lyrics"))
     if labels.exists():
-        return False
+        there = song_from_json(json.loads(labels.read_text(encoding="utf-8")))
+        if dataclasses.replace(there, phones=()) != song:
+            raise ValueError(f"{labels} is a song of other wishes: choose another folder or another range of songs")
+        if audio.exists() and prompt.exists() and lyrics.exists():
+            return False
     song, voice = singer.sing(song)
-    audio = folder / f"{song.key}.{audio_format}"
     part = audio.with_suffix(".part")
     soundfile.write(part, mix(renderer.render(song), voice).T, SAMPLE_RATE, subtype="PCM_16", format=audio_format)
     part.replace(audio)
-    (folder / f"{song.key}_prompt.txt").write_text(", ".join(song.tags) + "\n", encoding="utf-8")
-    (folder / f"{song.key}_lyrics.txt").write_text(song.lyrics + "\n", encoding="utf-8")
+    prompt.write_text(", ".join(song.tags) + "\n", encoding="utf-8")
+    lyrics.write_text(song.lyrics + "\n", encoding="utf-8")
     unfinished = labels.with_suffix(".json.part")
     unfinished.write_text(json.dumps(song.to_json()), encoding="utf-8")
-    os.replace(unfinished, labels)
+    unfinished.replace(labels)
     return True
 
 

@@ -43,10 +43,19 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(tmp_path, monkeypat
     assert run(monkeypatch, "--output", once, *ASKED) == 0
     assert run(monkeypatch, "--output", twice, *ASKED, "--first", 1) == 0
     (twice / "train-4-000002.json").unlink()
-    assert run(monkeypatch, "--output", twice, *ASKED) == 0
-    assert "2 songs written" in capsys.readouterr().out
+    (twice / "train-4-000003.flac").unlink()
+    assert run(monkeypatch, "--output", twice, *ASKED, "--songs", 4) == 0
+    assert "3 songs written to" in capsys.readouterr().out
+    assert len(list(once.glob("train-*"))) == 12
     for path in once.glob("train-*"):
         assert path.read_bytes() == (twice / path.name).read_bytes()
+
+
+@pytest.mark.corpus
+def test_other_wishes_do_not_pass_for_songs_that_are_there(tmp_path, monkeypatch, capsys, corpus_tools):
+    assert run(monkeypatch, "--output", tmp_path, *ASKED, "--songs", 1) == 0
+    assert run(monkeypatch, "--output", tmp_path, *ASKED, "--songs", 1, "--instrument", "sitar") == 1
+    assert "train-4-000000.json is a song of other wishes" in capsys.readouterr().err
 
 
 def test_a_missing_soundfont_ends_the_run_with_its_reason(tmp_path, monkeypatch, capsys):
