@@ -8,7 +8,8 @@ from pathlib import Path
 
 import soundfile
 
-from training.corpus.arrangement import STEM_SHARES, Wishes, compose
+from training.corpus.arrangement import compose
+from training.corpus.band import STEM_SHARES, Wishes
 from training.corpus.genres import BEAT_FRAMES, GENRES, INSTRUMENTS
 from training.corpus.render import SOUNDFONT, Renderer, mix
 from training.corpus.singer import Singer

@@ -3,7 +3,8 @@ from collections import Counter
 
 import pytest
 
-from training.corpus.arrangement import JITTER_SECONDS, STEM_SHARES, Wishes, compose
+from training.corpus.arrangement import JITTER_SECONDS, compose
+from training.corpus.band import STEM_SHARES, Wishes
 from training.corpus.genres import GENRES, held_out
 from training.corpus.lyrics import all_lines
 from training.corpus.song import FRAME_SECONDS, PARTS, SONG_FRAMES

@@ -2,7 +2,8 @@ import random
 
 import pytest
 
-from training.corpus.arrangement import Wishes, compose
+from training.corpus.arrangement import compose
+from training.corpus.band import Wishes
 from training.corpus.captions import caption_variants
 
 

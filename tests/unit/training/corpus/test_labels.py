@@ -4,7 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from training.corpus.arrangement import Wishes, compose
+from training.corpus.arrangement import compose
+from training.corpus.band import Wishes
 from training.corpus.labels import BEAT_COLUMN, PHASE_COLUMN, SCORE_COLUMNS, SECTION_COLUMN, phone_features, score_features
 from training.corpus.song import FRAME_SECONDS, PHONES, SONG_FRAMES, Note, Phone
 

@@ -5,7 +5,8 @@ import pytest
 import soundfile
 
 from training.corpus.__main__ import main
-from training.corpus.arrangement import Wishes, compose
+from training.corpus.arrangement import compose
+from training.corpus.band import Wishes
 from training.corpus.song import song_from_json
 
 

@@ -4,7 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from training.corpus.arrangement import Wishes, compose
+from training.corpus.arrangement import compose
+from training.corpus.band import Wishes
 from training.corpus.render import Renderer, mix
 from training.corpus.song import FRAME_SAMPLES
 

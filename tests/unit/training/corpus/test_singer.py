@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from training.corpus.arrangement import Wishes, compose
+from training.corpus.arrangement import compose
+from training.corpus.band import Wishes
 from training.corpus.lyrics import all_lines
 from training.corpus.singer import Singer, split_syllables, without_overlaps
 from training.corpus.song import PHONES, SAMPLE_RATE, VOWELS, Phone

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from training.corpus.arrangement import Wishes, compose
+from training.corpus.arrangement import compose
+from training.corpus.band import Wishes
 from training.corpus.song import song_from_json
 
 
