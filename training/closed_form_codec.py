@@ -10,8 +10,9 @@ The branches are silent because their norms' gains are zero; their convolutions 
 P latent frames, images are normalised stereo log-mels [2, 128, 8 * P].
 """
 
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,11 @@ from training import checkpoint_layout
 from training.init_checkpoint import ARCHITECTURES, draw
 from vae_svc.codec import LATENT_ROWS, LATENT_SCALE, LATENT_SHIFT, MEL_MAX, MEL_MIN, SAMPLES_PER_LATENT
 from vae_svc.model.dcae import FRAMES_PER_LATENT, IMAGE_CHANNELS, LATENT_CHANNELS, NUM_LEVELS
+from vae_svc.model.griffin_lim import MelGriffinLim
+from vae_svc.model.griffin_lim_config import GriffinLimConfig
 from vae_svc.model.mel import LogMel
-from vae_svc.weights import DCAE_FOLDER, WEIGHTS_FILE
+from vae_svc.model.vocoder_config import MEL_KEYS
+from vae_svc.weights import DCAE_FOLDER, VOCODER_FOLDER, WEIGHTS_FILE
 
 PATCH_SIZE = IMAGE_CHANNELS * FRAMES_PER_LATENT**2  # 128
 WIDTHS = tuple(4 ** (level + 1) for level in range(NUM_LEVELS))  # 4, 16, 64, 256
@@ -157,6 +161,20 @@ def write(codec: ClosedFormCodec, checkpoint_folder: Path, dtype: torch.dtype = 
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
+def write_griffin_lim(config: GriffinLimConfig, checkpoint_folder: Path) -> None:
+    """Write `music_vocoder` with the vocoder that needs no training.
+
+    Raises:
+        FileExistsError: The checkpoint has a vocoder.
+    """
+    folder = checkpoint_folder / VOCODER_FOLDER
+    folder.mkdir(parents=True)
+    values = asdict(config)
+    mel = values.pop("mel")
+    values = {"_class_name": MelGriffinLim.class_name} | values | {name: mel[field] for name, field in MEL_KEYS.items()}
+    (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
 def _tensors(codec: ClosedFormCodec) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, spec in checkpoint_layout.dcae(CONFIG).items():
@@ -181,7 +199,7 @@ def _tensors(codec: ClosedFormCodec) -> dict[str, Tensor]:
 
 def _encoder_shortcut(width: int = PATCH_SIZE) -> Tensor:
     """What the encoder's last shortcut adds to its convolution, [8, width]: the means of 8 groups of channels."""
-    return _decoder_shortcut(width).t() * (LATENT_CHANNELS / WIDTHS[-1])
+    return torch.mul(_decoder_shortcut(width).t(), LATENT_CHANNELS / WIDTHS[-1])
 
 
 def _decoder_shortcut(width: int = PATCH_SIZE) -> Tensor:
