@@ -147,14 +147,23 @@ class MicroBatches(Dataset[Batch]):
         return self.dataset.read(index, math.floor(caption * 2**16), start, length)
 
 
-class NumbersFrom(Sampler[int]):
-    """Numbers of the micro-batches of one process: first + rank, first + rank + world_size, ... below end."""
+class Numbers(Sampler[int]):
+    """Numbers of the micro-batches of one process of a run: rank, rank + world_size, ... below end.
 
-    def __init__(self, first: int, end: int, rank: int = 0, world_size: int = 1) -> None:
-        self.numbers = range(first + rank, end, world_size)
+    Args:
+        end: Micro-batches of the run, of all processes.
+        rank: Of the process.
+        world_size: Number of processes.
+        done: How many of its own the process has behind it. They are passed over, and still count in the length: Lightning, which counts
+            them too, then ends the run where it should.
+    """
+
+    def __init__(self, end: int, rank: int = 0, world_size: int = 1, done: int = 0) -> None:
+        self.numbers = range(rank, end, world_size)
+        self.done = done
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.numbers)
+        return iter(self.numbers[self.done :])
 
     def __len__(self) -> int:
         return len(self.numbers)

@@ -139,14 +139,13 @@ class TextToMusic(LightningModule):
             return max(0.0, (self.max_steps - step) / (self.max_steps - start))
         return learning_rate_multiplier(step, self.max_steps, objective.warmup_steps)
 
-    @torch.no_grad()
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Average the weights after an optimiser step; a short run's average forgets its start sooner."""
-        if not self.averaged or (batch_idx + 1) % self.trainer.accumulate_grad_batches:
-            return
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """A step, then the average over weights: before any callback saves them. A short run's average forgets its start sooner."""
+        super().optimizer_step(*arguments, **named)
         decay = min(self.objective.ema_decay, (self.global_step + 1) / (self.global_step + 10))
-        for name, parameter in _trained(self.model):
-            self.averaged[name].lerp_(parameter.detach().to(self.averaged[name]), 1 - decay)
+        with torch.no_grad():
+            for name, parameter in _trained(self.model) if self.averaged else ():
+                self.averaged[name].lerp_(parameter.detach(), 1 - decay)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the averages beside the weights."""

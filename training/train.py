@@ -7,6 +7,7 @@ the weights in the official layout, beside the other networks of the checkpoint 
 import argparse
 import dataclasses
 import shutil
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
-from training.batches import MicroBatches, NumbersFrom
+from training.batches import MicroBatches, Numbers
 from training.checkpoint import load_trainable, save_transformer
 from training.recipes import RECIPES, Recipe
 from training.shards import ShardedDataset
@@ -91,6 +92,8 @@ def train(recipe: Recipe, resume: Path | None = None, seconds: float | None = No
         accelerator="auto",
         devices=recipe.devices,
         num_nodes=recipe.num_nodes,
+        # A projector without targets gets no gradient.
+        strategy="ddp_find_unused_parameters_true" if recipe.devices * recipe.num_nodes > 1 else "auto",
         precision=_precision(recipe.precision),
         max_steps=recipe.max_steps,
         max_time=None if seconds is None else {"seconds": seconds},
@@ -102,18 +105,18 @@ def train(recipe: Recipe, resume: Path | None = None, seconds: float | None = No
         log_every_n_steps=10,
         use_distributed_sampler=False,
         enable_model_summary=False,
+        enable_progress_bar=sys.stderr.isatty(),
     )
     first = 0 if resume is None else int(torch.load(resume, map_location="cpu", weights_only=True)["global_step"])
     world = trainer.world_size
-    per_step = recipe.accumulate_grad_batches * world
-    numbers = NumbersFrom(first * per_step, recipe.max_steps * per_step, trainer.global_rank, world)
+    per_step = recipe.accumulate_grad_batches
+    numbers = Numbers(recipe.max_steps * per_step * world, trainer.global_rank, world, first * per_step)
     batches = MicroBatches(ShardedDataset(recipe.dataset_path), recipe.buckets, recipe.seed)
     loader = DataLoader(
         batches, batch_size=None, sampler=numbers, num_workers=recipe.num_workers, persistent_workers=recipe.num_workers > 0
     )
     trainer.fit(module, loader, ckpt_path=resume)
-    if trainer.is_global_zero:
-        trainer.save_checkpoint(folder / "last.ckpt")
+    trainer.save_checkpoint(folder / "last.ckpt")  # every process takes part
     return folder
 
 

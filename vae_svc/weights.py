@@ -96,14 +96,14 @@ def build_dcae(folder: Path) -> AutoencoderDC:
 
 
 def read_vocoder_config(folder: Path) -> VocoderConfig | GriffinLimConfig:
-    """The vocoder that a folder's config.json describes; its type says the kind.
+    """The vocoder that a folder's config.json describes; its type says the kind. A config that names none is the official network's.
 
     Raises:
         CheckpointError: The kind is unknown, or its parameters make no vocoder.
     """
     path = folder / "config.json"
     values = _read_json(path)
-    kind = values.get("_class_name")
+    kind = values.get("_class_name", Vocoder.class_name)
     if not isinstance(kind, str) or kind not in _VOCODERS:
         raise CheckpointError(f"{path}: _class_name is {kind!r}; the known vocoders are {', '.join(_VOCODERS)}")
     try:

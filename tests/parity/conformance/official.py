@@ -13,7 +13,6 @@ from diffusion_svc.model.config import TransformerConfig
 from diffusion_svc.model.transformer import Transformer
 from diffusion_svc.weights import DEAD_PARTS, TRAINING_PREFIXES
 from encoder_svc.weights import consumed_tensors
-from vae_svc.model.vocoder import Vocoder
 from vae_svc.model.vocoder_config import VocoderConfig
 from vae_svc.weights import build_dcae, build_vocoder, dcae_tensors, mel_tensors, read_vocoder_config, vocoder_tensors
 
@@ -55,8 +54,7 @@ def _transformer(config: Mapping[str, object], recorded: Shapes) -> Shapes:
 
 def _codec(part: str, config: Mapping[str, object], recorded: Shapes) -> Shapes:
     with tempfile.TemporaryDirectory() as folder:
-        kind = {} if part == "music_dcae_f8c8" else {"_class_name": Vocoder.class_name}  # the recording has the parameters alone
-        (Path(folder) / "config.json").write_text(json.dumps({**kind, **config}))
+        (Path(folder) / "config.json").write_text(json.dumps(config))
         if part == "music_dcae_f8c8":
             return dict(dcae_tensors(build_dcae(Path(folder))))
         parsed = read_vocoder_config(Path(folder))

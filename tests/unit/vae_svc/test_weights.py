@@ -229,6 +229,14 @@ def test_the_config_names_the_vocoder(checkpoint, griffin_lim_checkpoint):
     assert load(griffin_lim_checkpoint).codec.vocoder.class_name == "MelGriffinLim"
 
 
+def test_a_config_without_a_class_name_is_the_official_vocoder(checkpoint, tmp_path):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    path = folder / "music_vocoder" / "config.json"
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "_class_name"}))
+    assert load(folder).codec.vocoder.class_name == "ADaMoSHiFiGANV1"
+
+
 @pytest.mark.parametrize("kind", ["WaveRNN", None, ["MelGriffinLim"]])
 def test_an_unknown_vocoder_is_refused_with_the_known_ones(vocoder_folder, kind):
     with pytest.raises(CheckpointError, match=r"_class_name is .*; the known vocoders are ADaMoSHiFiGANV1, MelGriffinLim"):
