@@ -17,6 +17,7 @@ from acestep_rpc.torch_tensor import pack
 from acestep_rpc.v1 import encoder_pb2, encoder_pb2_grpc, sampling_pb2, stage_pb2, stage_pb2_grpc, tensor_pb2
 from encoder_svc.adapters import NAME, AdapterError, AdapterStore
 from encoder_svc.encoder import Conditioning, NullCondition, PromptEncoder
+from encoder_svc.known_tags import KnownTags, ReadTags
 from encoder_svc.lyrics.lyric_tokenizer import LANGUAGES, MAX_LYRIC_CHARACTERS, MAX_LYRIC_TOKENS, EncodedLyrics, LyricTokenizer
 from encoder_svc.settings import Settings
 from encoder_svc.text_tokenizer import MAX_PROMPT_CHARACTERS, MAX_PROMPT_TOKENS
@@ -42,9 +43,18 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         lyric_tokenizer: Of the same checkpoint.
         adapters: What requests can name.
         worker: The stage's only thread for torch.
+        known_tags: Of the same checkpoint; None: it takes every text.
     """
 
-    def __init__(self, encoder: PromptEncoder, lyric_tokenizer: LyricTokenizer, adapters: AdapterStore, worker: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        encoder: PromptEncoder,
+        lyric_tokenizer: LyricTokenizer,
+        adapters: AdapterStore,
+        worker: ThreadPoolExecutor,
+        known_tags: KnownTags | None = None,
+    ) -> None:
+        self._known_tags = known_tags
         self._encoder = encoder
         self._lyric_tokenizer = lyric_tokenizer
         self._adapters = adapters
@@ -58,12 +68,13 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         _refuse_what_is_not_built(request)
         _refuse_control_characters(request.tags)
         selections = read_adapters(request.adapters)
+        tags = ReadTags(request.tags, ()) if self._known_tags is None else self._known_tags.read(request.tags)
         loop = asyncio.get_running_loop()
         lyrics = await loop.run_in_executor(self._worker, self._lyric_tokenizer.encode, request.lyrics)
         conditioning = await loop.run_in_executor(
-            self._worker, self._encode, request.tags, lyrics, _NULL_CONDITIONS[request.null_condition], selections
+            self._worker, self._encode, tags.text, lyrics, _NULL_CONDITIONS[request.null_condition], selections
         )
-        return await loop.run_in_executor(self._worker, _to_response, conditioning, lyrics)
+        return await loop.run_in_executor(self._worker, _to_response, conditioning, lyrics, tags)
 
     def _encode(self, tags: str, lyrics: EncodedLyrics, null_condition: NullCondition, selections: list[tuple[str, float]]) -> Conditioning:
         with telemetry.STAGE_SECONDS.labels("encoder").time():
@@ -122,7 +133,7 @@ async def load(settings: Settings) -> Sequence[Registration]:
     return (
         Registration(
             "acestep_rpc.v1.EncoderService",
-            EncoderServicer(encoder, lyric_tokenizer, adapters, worker),
+            EncoderServicer(encoder, lyric_tokenizer, adapters, worker, KnownTags.load(settings.checkpoint)),
             encoder_pb2_grpc.add_EncoderServiceServicer_to_server,
         ),
         Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server),
@@ -204,7 +215,7 @@ def _refuse_control_characters(tags: str) -> None:
         raise InvalidRequest("prompt.tags", "".join(controls), "text without control characters")
 
 
-def _to_response(conditioning: Conditioning, lyrics: EncodedLyrics) -> encoder_pb2.EncodePromptResponse:
+def _to_response(conditioning: Conditioning, lyrics: EncodedLyrics, tags: ReadTags) -> encoder_pb2.EncodePromptResponse:
     def packed(tensor: torch.Tensor | None) -> tensor_pb2.Tensor | None:
         return None if tensor is None else pack(tensor)
 
@@ -228,4 +239,6 @@ def _to_response(conditioning: Conditioning, lyrics: EncodedLyrics) -> encoder_p
             )
             for number, line in enumerate(lyrics.lines, start=1)
         ],
+        tags=tags.text,
+        tag_warnings=tags.warnings,
     )

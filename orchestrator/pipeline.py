@@ -123,7 +123,7 @@ def _decoded_seconds(variant_index: int, num_variants: int, file: SongFile, samp
 
 
 def _warnings(encoded: encoder_pb2.EncodePromptResponse) -> list[str]:
-    warnings = []
+    warnings = list(encoded.tag_warnings)
     for line in encoded.lines:
         warnings += [f"line {line.line_number}: {warning}" for warning in line.warnings]
         if line.unknown_characters:

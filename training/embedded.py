@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import UMT5Config
 
+from encoder_svc.known_tags import FILE as KNOWN_TAGS_FILE
 from training import checkpoint_layout, closed_form_codec, init_tokenizers
 from training.corpus.genres import BEAT_FRAMES, GENRES, INSTRUMENTS, bpm_of
 from training.corpus.labels import SCORE_COLUMNS
@@ -49,13 +50,53 @@ TRANSFORMER: dict[str, Any] = dict(ARCHITECTURES["official"].transformer) | {
 UMT5: dict[str, Any] = {"d_model": 192, "d_kv": 16, "d_ff": 32, "num_layers": 2, "num_heads": 2}
 
 
-def known_tags() -> tuple[str, ...]:
+SYNONYMS = {
+    "hip-hop": "hip hop",
+    "rap": "hip hop",
+    "edm": "electronic",
+    "techno": "electronic",
+    "house": "electronic",
+    "soul": "funk",
+    "db major": "C# major",
+    "db minor": "C# minor",
+    "d# major": "Eb major",
+    "d# minor": "Eb minor",
+    "gb major": "F# major",
+    "gb minor": "F# minor",
+    "g# major": "Ab major",
+    "g# minor": "Ab minor",
+    "a# major": "Bb major",
+    "a# minor": "Bb minor",
+    "female voice": "female vocals",
+    "male voice": "male vocals",
+    "e-piano": "electric piano",
+    "guitar": "acoustic guitar",
+    "electric guitar": "overdriven guitar",
+    "sax": "saxophone",
+    "drum": "drums",
+    "instrumental only": "instrumental",
+}
+"""Words that users of the official model say for what the corpus has."""
+
+
+def tag_groups() -> list[list[str]]:
     """Every tag of the corpus, in the order of a prompt: genres, tempi, keys, instruments, drums, voices, moods."""
-    tempi = [f"{bpm_of(beat_frames)} bpm" for beat_frames in BEAT_FRAMES]
-    keys = [f"{name} {mode}" for name in KEY_NAMES for mode in ("major", "minor")]
-    moods = [mood for genre in GENRES.values() for mood in genre.moods]
-    voices = ["drums", "female vocals", "male vocals", "instrumental"]
-    return tuple(dict.fromkeys([*GENRES, *tempi, *keys, *INSTRUMENTS, *voices, *moods]))
+    groups = [
+        list(GENRES),
+        [f"{bpm_of(beat_frames)} bpm" for beat_frames in BEAT_FRAMES],
+        [f"{name} {mode}" for name in KEY_NAMES for mode in ("major", "minor")],
+        list(INSTRUMENTS),
+        ["drums"],
+        ["female vocals", "male vocals", "instrumental"],
+        [mood for genre in GENRES.values() for mood in genre.moods],
+    ]
+    first_group = {tag: index for index, group in reversed(list(enumerate(groups))) for tag in group}
+    return [[tag for tag in dict.fromkeys(group) if first_group[tag] == index] for index, group in enumerate(groups)]
+
+
+def known_tags() -> tuple[str, ...]:
+    """The same in one list."""
+    return tuple(tag for group in tag_groups() for tag in group)
 
 
 def write_untrained(folder: Path, images: Iterable[Tensor], seed: int) -> closed_form_codec.ClosedFormCodec:
@@ -97,6 +138,8 @@ def _write_text_encoder(folder: Path, seed: int) -> None:
     )
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    listed = json.dumps({"groups": tag_groups(), "synonyms": SYNONYMS}, indent=1)
+    (folder / KNOWN_TAGS_FILE).write_text(listed + "\n", encoding="utf-8")
     tensors = {
         name: torch.zeros(spec.shape) if name.endswith(SILENT_BRANCHES) else draw(spec, f"umt5/{name}", seed)
         for name, spec in checkpoint_layout.umt5(config).items()

@@ -56,7 +56,7 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.T if tall else x).to(matrix.dtype)
+    return torch.Tensor.to(x.T if tall else x, matrix.dtype)
 
 
 class MuonAdamW(Optimizer):

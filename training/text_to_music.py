@@ -115,7 +115,7 @@ class TextToMusic(LightningModule):
         self.log_dict({name: loss.detach() for name, loss in named.items()}, batch_size=len(batch.latents), prog_bar=True)
         return losses.total
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """The optimiser and its schedule, a multiplier per step."""
         objective = self.objective
         optimizer: Optimizer

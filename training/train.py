@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import shutil
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,7 +97,7 @@ def train(recipe: Recipe, resume: Path | None = None, seconds: float | None = No
         strategy="ddp_find_unused_parameters_true" if recipe.devices * recipe.num_nodes > 1 else "auto",
         precision=_precision(recipe.precision),
         max_steps=recipe.max_steps,
-        max_time=None if seconds is None else {"seconds": seconds},
+        max_time=None if seconds is None else timedelta(seconds=seconds),
         accumulate_grad_batches=recipe.accumulate_grad_batches,
         gradient_clip_val=recipe.gradient_clip_val,
         gradient_clip_algorithm=recipe.gradient_clip_algorithm,
