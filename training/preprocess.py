@@ -9,6 +9,7 @@ its units anew, and several processes or nodes (`--shard 2/4`) write one dataset
 import argparse
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor

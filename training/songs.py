@@ -15,12 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from acestep_rpc.errors import InvalidRequest
 from encoder_svc.lyrics.lyric_tokenizer import LyricTokenizer
 from training.lyric_ids import MAX_LYRIC_TOKENS, UnsupportedLanguage, training_lyric_ids
 from training.records import Record
 from training.report import Outcome, Problem
-from vae_svc.audio_file import AudioFile, read_audio
+from vae_svc.audio_file import AudioFile, UnusableAudio, read_audio
 
 MAX_SECONDS = 240.0
 MIN_SECONDS = 0.15
@@ -109,7 +108,7 @@ def _load_audio(path: Path, limits: Limits) -> tuple[AudioFile, _Refused | None]
         raise _Refused("filename", "no such file", str(path))
     try:
         audio = read_audio(path, limits.max_seconds, clip=True)
-    except (InvalidRequest, OSError) as error:
+    except (UnusableAudio, OSError) as error:
         raise _Refused("filename", "cannot be decoded", f"{path}: {str(error).removeprefix('data: ')}") from error
     too_long = None
     if audio.clipped:
