@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from encoder_svc.known_tags import KnownTags
 from encoder_svc.text_tokenizer import TextTokenizer
 from encoder_svc.weights import load_text_encoder
 from training.records import Record
-from training.report import Problem
+from training.report import Outcome, Problem
 from training.shards import PreparedSong
 from training.songs import Limits, LoadedSong, load_song
 from training.ssl_extractors import load_extractor
@@ -66,6 +67,7 @@ class Preparer:
         self.text_encoder = load_text_encoder(settings.checkpoint, self.device, torch.float32)
         self.text_tokenizer = TextTokenizer(settings.checkpoint, self.text_encoder.umt5.config.vocab_size)
         self.lyric_tokenizer = lyric_tokenizer(settings.checkpoint)
+        self.known_tags = KnownTags.load(settings.checkpoint)
         self.extractors = {name: load_extractor(folder, self.device) for name, folder in settings.extractors.items()}
 
     def prepare(self, record: Record) -> tuple[PreparedSong | None, list[Problem]]:
@@ -77,7 +79,9 @@ class Preparer:
         song, problems = load_song(record, self.settings.limits, self.lyric_tokenizer)
         if song is None:
             return None, problems
-        prepared = self._prepare(song)
+        captions, changes = self._captions(record)
+        problems += changes
+        prepared = self._prepare(song, captions)
         tensors = {"latents": prepared.latents, **prepared.features}
         tensors |= {f"caption {caption!r}": text for caption, text in zip(prepared.captions, prepared.texts, strict=True)}
         overflown = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
@@ -86,9 +90,8 @@ class Preparer:
         return prepared, problems
 
     @torch.inference_mode()
-    def _prepare(self, song: LoadedSong) -> PreparedSong:
+    def _prepare(self, song: LoadedSong, captions: tuple[str, ...]) -> PreparedSong:
         waveform = training_waveform(song.audio.waveform, song.audio.sample_rate, self.settings.limits.max_seconds)
-        captions = caption_candidates(song.record, self.settings.tag_shuffles)
         features = {
             name: ssl_features([waveform], SSL_INPUTS[name], extractor)[0].half() for name, extractor in sorted(self.extractors.items())
         }
@@ -101,6 +104,17 @@ class Preparer:
             speaker=song.speaker,
             features=features,
         )
+
+    def _captions(self, record: Record) -> tuple[tuple[str, ...], list[Problem]]:
+        """The candidates, in the words of a checkpoint that knows only some: a request's prompt is read the same way."""
+        candidates = caption_candidates(record, self.settings.tag_shuffles)
+        if self.known_tags is None:
+            return candidates, []
+        read = [self.known_tags.read(candidate) for candidate in candidates]
+        changes = dict.fromkeys(warning for tags in read for warning in tags.warnings)
+        problems = [Problem(record.key, "captions", "put into the checkpoint's words", change, Outcome.IGNORED) for change in changes]
+        texts = dict.fromkeys(tags.text for tags in read if tags.text)
+        return tuple(texts) or ("",), problems
 
     def _text_states(self, caption: str) -> Tensor:
         ids = torch.tensor([self.text_tokenizer.encode_beginning(caption)], device=self.device)

@@ -5,9 +5,11 @@ import torch
 from transformers import HubertConfig, HubertModel
 
 from encoder_svc.encoder import NullCondition, PromptEncoder
+from encoder_svc.known_tags import KnownTags
 from training.init_checkpoint import ARCHITECTURES
 from training.preparation import Preparer, Settings, caption_candidates, training_waveform
 from training.records import Record
+from training.report import Outcome
 from training.songs import Limits
 from training.ssl_extractors import ExtractorError, load_extractor
 from vae_svc.audio_file import read_audio
@@ -95,6 +97,15 @@ def test_captions_beyond_the_text_encoders_limit_are_cut(preparer, record):
     song, _ = preparer.prepare(Record("a", record.filename, ("楽" * 300,)))
     assert len(song.captions[0]) == 256
     assert len(song.texts[0]) == 256
+
+
+def test_a_checkpoint_that_knows_some_tags_has_captions_in_its_words(preparer, record, monkeypatch):
+    monkeypatch.setattr(preparer, "known_tags", KnownTags([["rock", "pop"], ["slow"]], {"tune": "pop"}))
+    song, problems = preparer.prepare(Record("a", record.filename, ("slow", "kazoo", "pop"), recaption={"simplified": "tune"}))
+    assert song.captions == ("pop, slow", "pop")
+    assert [(problem.outcome, problem.field) for problem in problems] == [(Outcome.IGNORED, "captions")] * 2
+    assert "'kazoo'" in problems[0].detail
+    assert preparer.prepare(Record("a", record.filename, ("kazoo",)))[0].captions == ("",)
 
 
 def test_targets_are_stored_for_the_encoders_that_are_there(song):
