@@ -19,6 +19,8 @@ from training.shards import DatasetError, PreparedSong, ShardedDataset
 
 logger = logging.getLogger(__name__)
 
+SHOWN_PROBLEMS = 20
+
 
 @dataclass(frozen=True)
 class Bucket:
@@ -127,7 +129,8 @@ class MicroBatches(Dataset[Batch]):
                 problems.append(str(error))
                 logger.warning("skipped: %s", error)
         if not songs:
-            raise DatasetError("no song can be read:\n" + "\n".join(problems))
+            more = f"\nand {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
+            raise DatasetError("no song can be read:\n" + "\n".join(problems[:SHOWN_PROBLEMS]) + more)
         return collate(number, songs)
 
     def _bucket(self, generator: torch.Generator) -> Bucket:

@@ -1,170 +1,212 @@
-"""`acestep-train train`: run a recipe over preprocessed songs, on Lightning.
+"""`acestep-train train`: run a recipe over preprocessed songs.
 
-A run has a folder `<logger_dir>/<exp_name>`: TensorBoard's events, `last.ckpt` (everything that a resume needs) and `checkpoints/step=N`,
-the weights in the official layout, beside the other networks of the checkpoint that the run started from.
+Beside what every run writes (`training/runs.py`) its folder has `checkpoints/step=N`: weights in the official layout, beside the other
+networks of the checkpoint that the run started from, or, with --lora_config_path, an adapter's folder; and samples (`training/samples.py`).
 """
 
 import argparse
 import dataclasses
+import math
 import shutil
 import sys
-from datetime import timedelta
+from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
-from torch.utils.data import DataLoader
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
 
-from training.batches import MicroBatches, Numbers
+from diffusion_svc.model.config import LATENT_CHANNELS, LATENT_HEIGHT, TransformerConfig
+from diffusion_svc.weights import FOLDER, CheckpointError
+from training.batches import Batch, MicroBatches
 from training.checkpoint import load_trainable, save_transformer
+from training.lora import LoraConfigError, adapter_state, add_adapter, read_lora_config, save_adapter
+from training.model import TrainableTransformer
 from training.recipes import RECIPES, Recipe
-from training.shards import ShardedDataset
+from training.runs import add_run_arguments, fit, overridden
+from training.samples import Samples
+from training.shards import DatasetError, ShardedDataset
 from training.text_to_music import TextToMusic
 
-TRANSFORMER_FOLDER = "ace_step_transformer"
+VALIDATION_BATCHES = 8
 
 
-class OfficialCheckpoints(Callback):
-    """Writes the weights in the official layout every so many steps, averaged ones if the run averages.
+class Checkpoints(Callback):
+    """Writes what is trained every so many steps and at the end, averaged if the run averages.
 
     Args:
-        folder: Receives `step=N` folders.
-        source: Checkpoint whose other networks are copied.
-        every: Steps.
-        dtype: Of the files.
+        recipe: Of the run.
+        lora: Settings of the adapter; None: the whole transformer is trained.
     """
 
-    def __init__(self, folder: Path, source: Path, every: int, dtype: torch.dtype) -> None:
-        self.folder = folder
-        self.source = source
-        self.every = every
-        self.dtype = dtype
+    def __init__(self, recipe: Recipe, lora: Mapping[str, Any] | None) -> None:
+        self.recipe = recipe
+        self.lora = lora
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Write after the last micro-batch of a step that is due."""
         step = trainer.global_step
-        due = step % self.every == 0 or step == trainer.max_steps
-        target = self.folder / f"step={step}"
-        if due and (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and trainer.is_global_zero and not target.exists():
-            export(pl_module, self.source, target, self.dtype)
+        due = step % self.recipe.every_n_train_steps == 0 or step == trainer.max_steps
+        target = self.recipe.folder / "checkpoints" / f"step={step}"
+        if not due or (batch_idx + 1) % trainer.accumulate_grad_batches or target.exists():
+            return
+        weights = pl_module.final_weights()  # every process takes part
+        if not trainer.is_global_zero:
+            return
+        if self.lora is None:
+            export(pl_module.model, weights, self.recipe.checkpoint_dir, target)
+        else:
+            save_adapter(target, adapter_state(pl_module.model, weights), self.lora)
 
 
-def export(module: TextToMusic, source: Path, target: Path, dtype: torch.dtype) -> None:
+def export(
+    model: TrainableTransformer, weights: Mapping[str, Tensor], source: Path, target: Path, dtype: torch.dtype = torch.float16
+) -> None:
     """Write a checkpoint in the official layout.
 
     Args:
-        module: Its averaged weights are written if it has some.
+        model: Says the configuration.
+        weights: Of the model, whole.
         source: Checkpoint that the other networks are copied from.
         target: Must not exist.
         dtype: Of the transformer's file.
     """
     partial = target.with_name(f".{target.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial, ignore=shutil.ignore_patterns(TRANSFORMER_FOLDER))
-    kept = {name: parameter.detach().clone() for name, parameter in module.model.named_parameters() if name in module.averaged}
-    try:
-        module.model.load_state_dict(module.averaged, strict=False)
-        save_transformer(module.model, partial, dtype, with_dead=False)
-    finally:
-        module.model.load_state_dict(kept, strict=False)
+    shutil.copytree(source, partial, ignore=shutil.ignore_patterns(FOLDER))
+    save_transformer(model, partial, dtype, with_dead=False, weights=weights)
     partial.rename(target)
 
 
-def train(recipe: Recipe, resume: Path | None = None, seconds: float | None = None) -> Path:
+def train(recipe: Recipe, ckpt_path: Path | None = None, max_time: float | None = None) -> Path:
     """Run a recipe.
 
     Args:
         recipe: What to run.
-        resume: A `last.ckpt` to go on from.
-        seconds: Stop after this long, as if killed between two steps; resume goes on. None: run to the end.
+        ckpt_path: A `last.ckpt` to go on from.
+        max_time: Stop after so many seconds; a resume goes on.
     Returns:
         The run's folder.
+    Raises:
+        DatasetError: There is no dataset, or not one song that can be read.
+        CheckpointError: The weights to start from cannot be loaded.
+        LoraConfigError: The adapter's configuration does not fit.
+        ValueError: The dataset was made for networks of other widths.
     """
     torch.manual_seed(recipe.seed)
-    folder = recipe.logger_dir / recipe.exp_name
-    model = load_trainable(recipe.checkpoint_dir, gradient_checkpointing=recipe.gradient_checkpointing)
+    dataset = ShardedDataset(recipe.dataset_path)
+    lora = None if recipe.lora_config_path is None else read_lora_config(recipe.lora_config_path)
+    frozen = torch.bfloat16 if lora is not None and recipe.frozen_precision == "bf16" else torch.float32
+    model = load_trainable(recipe.checkpoint_dir, dtype=frozen, gradient_checkpointing=recipe.gradient_checkpointing)
+    batches = MicroBatches(dataset, recipe.buckets, recipe.seed)
+    first = batches[0]
+    check_widths(first, model.config)
+    if lora is not None:
+        add_adapter(model, lora)
+    if recipe.epochs != -1:
+        recipe = dataclasses.replace(recipe, max_steps=min(recipe.max_steps, steps_of_epochs(recipe, len(dataset))))
     module = TextToMusic(model, recipe.objective, recipe.max_steps, recipe.seed)
-    saved = ModelCheckpoint(folder, filename="last", every_n_train_steps=recipe.every_n_train_steps, enable_version_counter=False)
-    official = OfficialCheckpoints(folder / "checkpoints", recipe.checkpoint_dir, recipe.every_n_train_steps, torch.float16)
-    trainer = Trainer(
-        accelerator="auto",
-        devices=recipe.devices,
-        num_nodes=recipe.num_nodes,
-        # A projector without targets gets no gradient.
-        strategy="ddp_find_unused_parameters_true" if recipe.devices * recipe.num_nodes > 1 else "auto",
-        precision=_precision(recipe.precision),
-        max_steps=recipe.max_steps,
-        max_time=None if seconds is None else timedelta(seconds=seconds),
-        accumulate_grad_batches=recipe.accumulate_grad_batches,
-        gradient_clip_val=recipe.gradient_clip_val,
-        gradient_clip_algorithm=recipe.gradient_clip_algorithm,
-        callbacks=[saved, official],
-        logger=TensorBoardLogger(recipe.logger_dir, name=recipe.exp_name, version=""),
-        log_every_n_steps=10,
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-        enable_progress_bar=sys.stderr.isatty(),
-    )
-    first = 0 if resume is None else int(torch.load(resume, map_location="cpu", weights_only=True)["global_step"])
-    world = trainer.world_size
-    per_step = recipe.accumulate_grad_batches
-    numbers = Numbers(recipe.max_steps * per_step * world, trainer.global_rank, world, first * per_step)
-    batches = MicroBatches(ShardedDataset(recipe.dataset_path), recipe.buckets, recipe.seed)
-    loader = DataLoader(
-        batches, batch_size=None, sampler=numbers, num_workers=recipe.num_workers, persistent_workers=recipe.num_workers > 0
-    )
-    trainer.fit(module, loader, ckpt_path=resume)
-    trainer.save_checkpoint(folder / "last.ckpt")  # every process takes part
-    return folder
+    callbacks: list[Callback] = [Checkpoints(recipe, lora)]
+    if recipe.every_plot_step:
+        callbacks.append(Samples(recipe.folder, recipe.checkpoint_dir, recipe.every_plot_step, recipe.samples, first))
+    validation = None
+    if recipe.validation_path is not None:
+        held_out = MicroBatches(ShardedDataset(recipe.validation_path), recipe.buckets, recipe.seed)
+        validation = DataLoader(Subset(held_out, range(VALIDATION_BATCHES)), batch_size=None)
+    interval = None if validation is None else recipe.val_check_interval or recipe.every_n_train_steps
+    return fit(recipe, module, batches, callbacks, ckpt_path, max_time, validation, interval)
 
 
-def _precision(name: str) -> Literal["bf16-mixed", "32-true"]:
-    """The reference's names too: fp32, 32."""
-    if name == "bf16-mixed":
-        return "bf16-mixed"
-    if name in ("32", "fp32", "32-true"):
-        return "32-true"
-    raise ValueError(f"precision is {name!r}; there are bf16-mixed, 32")
+def check_widths(batch: Batch, config: TransformerConfig) -> None:
+    """Compare the widths of a batch with the transformer's.
+
+    Raises:
+        ValueError: The dataset was made for other networks; the message says where they differ.
+    """
+    pairs = {
+        "text states": (batch.conditions.text.shape[-1], config.text_embedding_dim),
+        "speaker vectors": (batch.conditions.speaker.shape[-1], config.speaker_embedding_dim),
+        "latents": (tuple(batch.latents.shape[1:3]), (LATENT_CHANNELS, LATENT_HEIGHT)),
+    }
+    widths = dict(zip(config.ssl_names, config.ssl_latent_dims, strict=True))
+    pairs |= {f"features {name}": (items[0].shape[-1], widths[name]) for name, items in batch.features.items() if name in widths}
+    for name, (found, expected) in pairs.items():
+        if found != expected:
+            raise ValueError(
+                f"the dataset's {name} have width {found}, the checkpoint asks for {expected}: preprocess with this checkpoint"
+            )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of the command: fields of the recipe, by their names."""
-    parser.add_argument("--recipe", choices=tuple(RECIPES), default="base")
-    parser.add_argument("--dataset_path", type=Path, required=True)
-    parser.add_argument("--checkpoint_dir", type=Path, required=True)
-    parser.add_argument("--ckpt_path", type=Path, help="last.ckpt of a run to go on with")
-    parser.add_argument("--max_time", type=float, metavar="SECONDS", help="stop after this long")
-    for name, kind in (
-        ("max_steps", int),
-        ("precision", str),
-        ("devices", int),
-        ("num_nodes", int),
-        ("accumulate_grad_batches", int),
-        ("num_workers", int),
-        ("gradient_clip_val", float),
-        ("gradient_clip_algorithm", str),
-        ("every_n_train_steps", int),
-        ("exp_name", str),
-        ("logger_dir", Path),
-        ("seed", int),
-    ):
-        parser.add_argument(f"--{name}", type=kind)
+def embedded_checkpoint() -> Path:
+    """Folder of the small checkpoint that comes with the package."""
+    return Path(str(resources.files("clients") / "checkpoint"))
+
+
+def _coefficient(text: str) -> tuple[str, float | tuple[tuple[float, float], ...]]:
+    """NAME=WEIGHT or NAME=SHARE:WEIGHT,SHARE:WEIGHT,..."""
+    name, _, value = text.partition("=")
+    try:
+        if ":" not in value:
+            return name, float(value)
+        points = tuple((float(share), float(weight)) for share, _, weight in (point.partition(":") for point in value.split(",")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither NAME=WEIGHT nor NAME=SHARE:WEIGHT,...") from error
+    if sorted(points) != list(points) or not all(0 <= share <= 1 for share, _ in points):
+        raise argparse.ArgumentTypeError(f"{text!r}: shares of the run must ascend from 0 to 1")
+    return name, points
+
+
+def steps_of_epochs(recipe: Recipe, num_songs: int) -> int:
+    """Steps after which as many crops have been drawn, on average, as `epochs` passes over the songs have."""
+    shares = sum(bucket.share for bucket in recipe.buckets)
+    crops = sum(bucket.batch_size * bucket.share for bucket in recipe.buckets) / shares
+    per_step = crops * recipe.accumulate_grad_batches * recipe.devices * recipe.num_nodes
+    return max(1, math.ceil(recipe.epochs * num_songs / per_step))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
-    add_arguments(parser)
+    parser = argparse.ArgumentParser(prog="acestep-train train", description=__doc__)
+    parser.add_argument("--dataset_path", type=Path, required=True, help="folder that preprocess wrote")
+    parser.add_argument("--checkpoint_dir", type=Path, help="weights to start from; default: the small model of this package")
+    parser.add_argument("--recipe", choices=tuple(RECIPES), default="base", help="defaults of everything else; base: the reference's")
+    parser.add_argument("--lora_config_path", type=Path, help="JSON of a LoRA configuration: train an adapter only")
+    parser.add_argument("--learning_rate", type=float, help="at its peak")
+    parser.add_argument("--shift", type=float, help="of the noise levels")
+    parser.add_argument(
+        "--ssl_coefficient",
+        type=_coefficient,
+        action="append",
+        default=[],
+        metavar="NAME=WEIGHT",
+        help="weight of a projection loss, or points of the run's share and the weight: m-hubert=0:1,0.8:1,0.85:0.01",
+    )
+    parser.add_argument("--epochs", type=int, help="passes over the songs; -1: max_steps alone")
+    parser.add_argument("--every_plot_step", type=int, help="steps between samples; 0: none")
+    parser.add_argument("--validation_path", type=Path, help="preprocessed songs to validate on")
+    parser.add_argument("--val_check_interval", type=int, help="steps between validations")
+    parser.add_argument("--gradient_checkpointing", action=argparse.BooleanOptionalAction, default=None)
+    parser.add_argument("--frozen_precision", help="of the weights under an adapter: 32 or bf16")
+    parser.add_argument(
+        "--reload_dataloaders_every_n_epochs",
+        type=int,
+        help="for the reference's command lines: batches are drawn anew throughout, nothing needs reloading",
+    )
+    add_run_arguments(parser)
     options = vars(parser.parse_args(arguments))
-    recipe = RECIPES[options["recipe"]](options["dataset_path"], options["checkpoint_dir"])
-    fields = {field.name for field in dataclasses.fields(Recipe)}
-    recipe = dataclasses.replace(recipe, **{name: value for name, value in options.items() if name in fields and value is not None})
-    print(train(recipe, options["ckpt_path"], options["max_time"]))
+    try:
+        recipe = RECIPES[options["recipe"]](options["dataset_path"], options["checkpoint_dir"] or embedded_checkpoint())
+        changes = {name: options[name] for name in ("learning_rate", "shift") if options[name] is not None}
+        changes["ssl_coefficients"] = {**recipe.objective.ssl_coefficients, **dict(options["ssl_coefficient"])}
+        objective = dataclasses.replace(recipe.objective, **changes)
+        del options["checkpoint_dir"]
+        recipe = overridden(dataclasses.replace(recipe, objective=objective), options)
+        print(train(recipe, options["ckpt_path"], options["max_time"]))
+    except (DatasetError, CheckpointError, LoraConfigError, ValueError) as error:
+        print(f"acestep-train train: {error}", file=sys.stderr)
+        return 1
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

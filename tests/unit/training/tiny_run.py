@@ -42,14 +42,15 @@ def write_dataset(folder: Path, num_songs: int = 6) -> Path:
 
 def recipe(dataset: Path, checkpoint: Path, logs: Path, **fields: object) -> Recipe:
     tiny = Recipe(
-        dataset,
-        checkpoint,
-        OBJECTIVE,
+        dataset_path=dataset,
+        checkpoint_dir=checkpoint,
+        objective=OBJECTIVE,
         buckets=(Bucket(8, 3), Bucket(16, 2)),
         max_steps=6,
         precision="32",
         num_workers=0,
         every_n_train_steps=1,
+        every_plot_step=0,
         logger_dir=logs,
     )
     return dataclasses.replace(tiny, **fields)  # type: ignore[arg-type]
