@@ -6,7 +6,10 @@ A run has a folder `<logger_dir>/<exp_name>`: TensorBoard's events and `last.ckp
 
 import argparse
 import dataclasses
+import logging
+import re
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +26,15 @@ from torch.utils.data import DataLoader, Dataset
 from training.batches import Numbers
 
 LAST = "last.ckpt"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+NOT_FOR_USERS = (
+    "You defined a `validation_step` but have no `val_dataloader`",
+    "Checkpoint directory .* exists and is not empty",
+    "You're resuming from a checkpoint that ended before the epoch ended",  # batches come by number
+    "The '.*_dataloader' does not have many workers",  # the user's choice
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
+)
+"""Beginnings of Lightning's warnings about what runs do on purpose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +83,10 @@ class Run:
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; there are {', '.join(choices)}")
         _precision(self.precision)
+        if not NAME.fullmatch(self.exp_name):
+            raise ValueError(
+                f"exp_name is {self.exp_name!r}; it must be 1 to 128 letters, digits, '.', '_', '-', the first a letter or a digit"
+            )
 
     @property
     def folder(self) -> Path:
@@ -120,6 +136,7 @@ def fit(
     Returns:
         The run's folder.
     """
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # else it advertises
     saved = ModelCheckpoint(run.folder, filename="last", every_n_train_steps=run.every_n_train_steps, enable_version_counter=False)
     trainer = Trainer(
         accelerator="auto",
@@ -147,8 +164,11 @@ def fit(
     per_step = run.accumulate_grad_batches
     numbers = Numbers(run.max_steps * per_step * world, trainer.global_rank, world, first * per_step)
     loader = DataLoader(batches, batch_size=None, sampler=numbers, num_workers=run.num_workers, persistent_workers=run.num_workers > 0)
-    trainer.fit(module, loader, validation, ckpt_path=ckpt_path)
-    trainer.save_checkpoint(run.folder / LAST)  # every process takes part
+    with warnings.catch_warnings():
+        for message in NOT_FOR_USERS:
+            warnings.filterwarnings("ignore", message)
+        trainer.fit(module, loader, validation, ckpt_path=ckpt_path)
+        trainer.save_checkpoint(run.folder / LAST)  # every process takes part
     return run.folder
 
 

@@ -134,8 +134,23 @@ class Samples(Callback):
         return str(Tokenizer.from_file(str(vocabulary)).decode(ids)) if vocabulary.exists() else " ".join(map(str, ids))
 
 
+def condition_states(model: TrainableTransformer, batch: Batch, index: int) -> ConditionStates:
+    """What the encoder stage would say of an item; the null branch is what dropout trains: no text, no lyrics."""
+    conditions = batch.conditions
+    ids, mask = conditions.lyric_ids[index : index + 1], conditions.lyric_mask[index : index + 1] != 0
+    null_mask = torch.zeros_like(mask)
+    with torch.inference_mode():
+        return ConditionStates(
+            text=conditions.text[index][conditions.text_mask[index] != 0].to(model.dtype),
+            lyrics=model.encode_lyrics(ids, mask)[0],
+            lyric_mask=mask[0],
+            null_lyrics=model.encode_lyrics(torch.zeros_like(ids), null_mask)[0],
+            null_lyric_mask=null_mask[0],
+        )
+
+
 def sample(model: TrainableTransformer, batch: Batch, index: int, settings: SampleSettings, seed: int) -> Tensor:
-    """Latents [8, 16, T] of a song under the conditions of an item; the null branch is what dropout trains: no text, no lyrics.
+    """Latents [8, 16, T] of a song under the conditions of an item and of its length.
 
     Args:
         model: In evaluation mode.
@@ -146,21 +161,9 @@ def sample(model: TrainableTransformer, batch: Batch, index: int, settings: Samp
     Raises:
         AcestepError: The song could not be sampled.
     """
-    conditions = batch.conditions
-    ids, mask = conditions.lyric_ids[index : index + 1], conditions.lyric_mask[index : index + 1] != 0
-    text = conditions.text[index][conditions.text_mask[index] != 0]
-    with torch.inference_mode():
-        null_mask = torch.zeros_like(mask)
-        states = ConditionStates(
-            text=text.to(model.dtype),
-            lyrics=model.encode_lyrics(ids, mask)[0],
-            lyric_mask=mask[0],
-            null_lyrics=model.encode_lyrics(torch.zeros_like(ids), null_mask)[0],
-            null_lyric_mask=null_mask[0],
-        )
     sampler = Sampler(model)
-    num_frames = _unpadded(batch, index).shape[-1]
-    (song,) = sampler.start(SamplingRequest(states, settings.params(), (seed,), TextToMusic(num_frames)))
+    task = TextToMusic(_unpadded(batch, index).shape[-1])
+    (song,) = sampler.start(SamplingRequest(condition_states(model, batch, index), settings.params(), (seed,), task))
     while song.result is None:
         sampler.tick([song])
     if not isinstance(song.result, Tensor):
@@ -177,7 +180,7 @@ def mel_picture(pair: dict[str, Tensor]) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Log-mel pictures of waveforms [2, S] under their titles, [H, W, 3]."""
     log_mel = LogMel(MelConfig(), torch.device("cpu"))
     figure = Figure(figsize=(10, 2.5 * len(pair)), layout="constrained")
-    axes = figure.subplots(len(pair), 1, sharex=True)
+    axes = figure.subplots(len(pair), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (title, waveform) in zip(axes, pair.items(), strict=True):
         mel = log_mel(waveform.mean(0, keepdim=True))[0]
         axis.imshow(mel.numpy(), origin="lower", aspect="auto", extent=(0, waveform.shape[-1] / SAMPLE_RATE, 0, len(mel)))

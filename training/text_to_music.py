@@ -185,8 +185,9 @@ class TextToMusic(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the averages beside the weights, and of the weights only what is trained."""
-        trained = {f"model.{name}" for name, _ in trained_parameters(self.model)}
-        checkpoint["state_dict"] = {name: tensor for name, tensor in checkpoint["state_dict"].items() if name in trained}
+        checkpoint["trained"] = [name for name, _ in trained_parameters(self.model)]
+        kept = {f"model.{name}" for name in checkpoint["trained"]}
+        checkpoint["state_dict"] = {name: tensor for name, tensor in checkpoint["state_dict"].items() if name in kept}
         checkpoint["averaged"] = {name: whole(tensor).cpu() for name, tensor in self.averaged.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -195,8 +196,7 @@ class TextToMusic(LightningModule):
         Raises:
             ValueError: The checkpoint is of a run that trained something else.
         """
-        trained = {f"model.{name}" for name, _ in trained_parameters(self.model)}
-        if different := trained ^ set(checkpoint["state_dict"]):
+        if different := {name for name, _ in trained_parameters(self.model)} ^ set(checkpoint["trained"]):
             raise ValueError(f"the run to go on with trained other weights, for example {min(different)}")
         for name, tensor in checkpoint["averaged"].items():
             with torch.no_grad():

@@ -1,7 +1,8 @@
 """`acestep-train train`: run a recipe over preprocessed songs.
 
 Beside what every run writes (`training/runs.py`) its folder has `checkpoints/step=N`: weights in the official layout, beside the other
-networks of the checkpoint that the run started from, or, with --lora_config_path, an adapter's folder; and samples (`training/samples.py`).
+networks of the checkpoint that the run started from, or, with --lora_config_path, a store of one adapter, named as the run; and samples
+(`training/samples.py`).
 """
 
 import argparse
@@ -60,7 +61,7 @@ class Checkpoints(Callback):
         if self.lora is None:
             export(pl_module.model, weights, self.recipe.checkpoint_dir, target)
         else:
-            save_adapter(target, adapter_state(pl_module.model, weights), self.lora)
+            save_adapter(target / self.recipe.exp_name, adapter_state(pl_module.model, weights), self.lora)
 
 
 def export(

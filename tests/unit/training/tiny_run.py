@@ -60,4 +60,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     options = json.loads(sys.argv[1])
     paths = [Path(options.pop(name)) for name in ("dataset", "checkpoint", "logs")]
-    train(recipe(*paths, **options), Path(sys.argv[2]) if len(sys.argv) > 2 else None)
+    objective = dataclasses.replace(OBJECTIVE, **options.pop("objective", {}))
+    train(recipe(*paths, objective=objective, **options), Path(sys.argv[2]) if len(sys.argv) > 2 else None)
