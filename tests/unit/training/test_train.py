@@ -84,8 +84,8 @@ def test_two_processes_equal_one_that_accumulates(dataset, checkpoint, tmp_path)
 
 
 def test_two_processes_that_share_the_weights_equal_one_that_accumulates(dataset, checkpoint, tmp_path):
-    # AdamW steps by the learning rate however small a gradient is, so what rounding leaves of gradients that cancel (biases of keys) counts in
-    # units of it.
+    # AdamW steps by the learning rate however small a gradient is, so what rounding leaves of gradients that cancel (biases of keys) counts
+    # in units of it.
     options = {"objective": {"muon_learning_rate": None, "learning_rate": 1e-4}, "gradient_checkpointing": True}
     one = state(run(dataset, checkpoint, tmp_path, "one", accumulate_grad_batches=2, **options))
     shared = {"devices": 2, "strategy": "fsdp", **options}
