@@ -20,6 +20,7 @@ import torch
 
 SONG_SECONDS = 30.0
 STEPS = 27
+TRAINING_STEPS = 21
 PAIRS = 7
 REPEATS = 5
 TOKENS = 167  # speaker, 40 of text and 126 of lyrics: a song of 30 s
@@ -115,12 +116,43 @@ def decode(checkpoint: Path, seconds: float = SONG_SECONDS, repeats: int = REPEA
     return {**_measure(run, seconds, repeats), "median_first_piece_seconds": statistics.median(first)}
 
 
+def train(folder: Path, steps: int = TRAINING_STEPS) -> dict[str, Any]:
+    """Steps of the recipe of the checkpoint that comes with the package, over songs of noise of 60 s, with one process that reads."""
+    import dataclasses
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from training import embedded, recipes
+    from training.shards import PreparedSong, write_manifest, write_shard
+    from training.train import train as run
+
+    torch.manual_seed(0)
+    checkpoint, dataset = folder.parent / "embedded", folder.parent / "songs"
+    embedded.write_untrained(checkpoint, (torch.rand(2, 128, 64) for _ in range(4)), seed=0)
+    widths = {embedded.SCORE: embedded.TRANSFORMER["ssl_latent_dims"][0], embedded.PHONE: embedded.TRANSFORMER["ssl_latent_dims"][1]}
+    text_width, speaker_width = (embedded.TRANSFORMER[f"{name}_embedding_dim"] for name in ("text", "speaker"))
+
+    def song(index: int) -> PreparedSong:
+        features = {name: torch.randn(646, width) for name, width in widths.items()}
+        latents, texts, ids = torch.randn(8, 16, 646), (torch.randn(8, text_width),), torch.randint(3, 100, (80,))
+        return PreparedSong(str(index), latents, texts, ("",), ids, torch.zeros(speaker_width), features)
+
+    write_manifest(dataset, [write_shard(dataset, [song(index) for index in range(64)])], {})
+    recipe = recipes.embedded(dataset, checkpoint)
+    recipe = dataclasses.replace(recipe, max_steps=steps, every_plot_step=0, logger_dir=folder.parent, exp_name="run")
+    events = EventAccumulator(str(run(recipe)))
+    events.Reload()
+    names = ("audio_seconds_per_second", "audio_seconds_per_cpu_second", "waiting_share")
+    return {"steps": steps, **{name: events.Scalars(f"speed/{name}")[-1].value for name in names}}
+
+
 SECTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "transformer_official_width_2_blocks": lambda _: transformer(),
     "tiny_encode": encode,
     "tiny_sample": sample,
     "tiny_decode": decode,
     "tiny_decode_60s": lambda checkpoint: decode(checkpoint, 60.0, 1),
+    "train_embedded": train,
     "tiny_decode_240s": lambda checkpoint: decode(checkpoint, 240.0, 1),
 }
 

@@ -20,6 +20,7 @@ from training.shards import DatasetError, PreparedSong, ShardedDataset
 logger = logging.getLogger(__name__)
 
 SHOWN_PROBLEMS = 20
+FRAME_SECONDS = 4096 / 44_100
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ class Batch:
     features: dict[str, list[Tensor]]
     keys: tuple[str, ...]
     captions: tuple[str, ...]
+
+    @property
+    def audio_seconds(self) -> float:
+        """Of music, without padding."""
+        frames = self.latents.shape[0] * self.latents.shape[-1] if self.frame_mask is None else float(self.frame_mask.sum())
+        return frames * FRAME_SECONDS
 
     def to(self, device: torch.device) -> "Batch":
         """The batch with its tensors on a device."""

@@ -24,6 +24,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch.utils.data import DataLoader, Dataset
 
 from training.batches import Numbers
+from training.throughput import Throughput, TimedLoader
 
 LAST = "last.ckpt"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -127,7 +128,7 @@ def fit(
     Args:
         run: Its settings.
         module: What is trained, with automatic optimisation: one optimiser step for `accumulate_grad_batches` micro-batches.
-        batches: By number, for as long as the run lasts.
+        batches: By number, for as long as the run lasts; each says its `audio_seconds`.
         callbacks: Beside the one that writes `last.ckpt`.
         ckpt_path: A `last.ckpt` to go on from.
         max_time: Stop after so many seconds between two steps; a resume goes on.
@@ -149,7 +150,7 @@ def fit(
         accumulate_grad_batches=run.accumulate_grad_batches,
         gradient_clip_val=run.gradient_clip_val,
         gradient_clip_algorithm=run.gradient_clip_algorithm,
-        callbacks=[saved, *callbacks],
+        callbacks=[Throughput(), saved, *callbacks],
         logger=TensorBoardLogger(run.logger_dir, name=run.exp_name, version=""),
         log_every_n_steps=min(10, run.max_steps),
         use_distributed_sampler=False,
@@ -163,7 +164,7 @@ def fit(
     world = trainer.world_size
     per_step = run.accumulate_grad_batches
     numbers = Numbers(run.max_steps * per_step * world, trainer.global_rank, world, first * per_step)
-    loader = DataLoader(batches, batch_size=None, sampler=numbers, num_workers=run.num_workers, persistent_workers=run.num_workers > 0)
+    loader = TimedLoader(batches, batch_size=None, sampler=numbers, num_workers=run.num_workers, persistent_workers=run.num_workers > 0)
     with warnings.catch_warnings():
         for message in NOT_FOR_USERS:
             warnings.filterwarnings("ignore", message)
