@@ -49,8 +49,8 @@ def open_writer(audio_format: music_pb2.AudioFormat, sample_rate: int, total_sam
     return SoundFileWriter(_CONTAINERS[audio_format], sample_rate, receipt)
 
 
-def read_waveform(message: vae_pb2.DecodeLatentsResponse) -> Waveform:
-    """The samples of a piece that the vae stage decoded.
+def read_waveform(message: vae_pb2.DecodeLatentsResponse | vae_pb2.ReadAudioResponse) -> Waveform:
+    """The samples of a piece that the vae stage sent.
 
     Raises:
         StageError: They are no finite float32 [2, S]: such a song is an error, never silence.

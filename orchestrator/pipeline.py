@@ -7,18 +7,26 @@ import math
 import time
 from collections.abc import AsyncGenerator, Iterator
 
+import numpy as np
+import numpy.typing as npt
+
 from acestep_rpc.errors import InvalidRequest, StageError
 from acestep_rpc.telemetry import REAL_TIME_FACTOR, STAGE_SECONDS, log, request_id
 from acestep_rpc.v1 import encoder_pb2, music_pb2, tensor_pb2, vae_pb2
 from orchestrator.plan import Plan
 from orchestrator.song_file import SongFile
+from orchestrator.splice import Splice
 from orchestrator.stage_requests import encode_request, encode_target_request, sample_request
 from orchestrator.stages import Stages
-from orchestrator.tasks import Edit, song_seconds
+from orchestrator.tasks import Edit, Repaint, song_seconds
 
 
 async def generate(
-    plan: Plan, stages: Stages, deadline: float | None, source: vae_pb2.EncodeAudioResponse | None = None
+    plan: Plan,
+    stages: Stages,
+    deadline: float | None,
+    source: vae_pb2.EncodeAudioResponse | None = None,
+    original: npt.NDArray[np.float32] | None = None,
 ) -> AsyncGenerator[music_pb2.GenerateEvent, None]:
     """Make the songs of a plan.
 
@@ -29,6 +37,7 @@ async def generate(
         stages: Who does the work.
         deadline: A time.monotonic(): each stage gets what the ones before it have left. None: as long as it takes.
         source: Latents of the plan's source, if it has one.
+        original: Samples [S, 2] of the source at the songs' rate, for a repaint that keeps them.
     Yields:
         accepted, progress and audio chunks, completed.
     Raises:
@@ -68,7 +77,9 @@ async def generate(
     songs = []
     pace = _Pace()
     for variant_index, variant_latents in enumerate(latents):
-        file = SongFile(plan, variant_index, duration_seconds, descriptions, preprocess_seconds, diffusion_seconds)
+        file = SongFile(
+            plan, variant_index, duration_seconds, descriptions, preprocess_seconds, diffusion_seconds, _splice(plan, source, original)
+        )
         decode_request = vae_pb2.DecodeLatentsRequest(latents=variant_latents, sample_rate=plan.sample_rate)
         with _internal("vae"):
             async with contextlib.aclosing(stages.decode(decode_request, deadline)) as pieces:
@@ -88,6 +99,14 @@ async def generate(
     yield events.stamp(
         completed=music_pb2.GenerateResult(songs=songs, warnings=_warnings(target or encoded), lyric_lines=(target or encoded).lines)
     )
+
+
+def _splice(plan: Plan, source: vae_pb2.EncodeAudioResponse | None, original: npt.NDArray[np.float32] | None) -> Splice | None:
+    if original is None:
+        return None
+    assert source is not None
+    assert isinstance(plan.task, Repaint)
+    return Splice(original, plan.task.regions, plan.sample_rate, source.sample_rate)
 
 
 async def _encode(

@@ -9,10 +9,11 @@ from google.protobuf import struct_pb2
 import acestep_rpc
 from acestep_rpc.v1 import music_pb2, sampling_pb2, stage_pb2
 from orchestrator.plan import Plan
+from orchestrator.splice import Splice
 from orchestrator.tasks import AudioToAudio, Edit, Extend, Repaint, Retake, Task, TextToMusic
 
-RUN_FIELDS = ("request_id", "variant_index", "timecosts")
-"""What tells of one run and not of the song."""
+RUN_FIELDS = ("request_id", "variant_index", "timecosts", "kept_snr_db")
+"""What tells of one run and not of the song, or is known only at its end."""
 
 _EXTENSIONS = {
     music_pb2.AUDIO_FORMAT_WAV_PCM16: "wav",
@@ -41,6 +42,7 @@ def write_receipt(
     duration_seconds: float,
     descriptions: Sequence[stage_pb2.DescribeResponse],
     timecosts: Timecosts,
+    splice: Splice | None = None,
 ) -> struct_pb2.Struct:
     """The receipt of one song.
 
@@ -51,6 +53,7 @@ def write_receipt(
         duration_seconds: Its exact length.
         descriptions: Of the stages that made it.
         timecosts: What it took.
+        splice: What put the source back into it, if anything did.
     """
     sampling = plan.sampling
     fields: dict[str, Any] = {
@@ -85,6 +88,8 @@ def write_receipt(
         "version": acestep_rpc.__version__,
         **_task_fields(plan.task, variant_index),
     }
+    if splice is not None:
+        fields |= {"splice": splice.describe(), "kept_snr_db": splice.kept_snr_db()}
     receipt = struct_pb2.Struct()
     receipt.update(fields)
     return receipt

@@ -1,14 +1,19 @@
 """Audio that a task starts from: taken in, checked, and turned to latents once per codec."""
 
 import asyncio
+import contextlib
 import hashlib
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
-from acestep_rpc.errors import InvalidRequest
+import numpy as np
+import numpy.typing as npt
+
+from acestep_rpc.errors import InvalidRequest, StageError
 from acestep_rpc.v1 import music_pb2, vae_pb2
 from orchestrator.assets import READ_BYTES, AssetStore
+from orchestrator.audio import CHANNELS, read_waveform
 from orchestrator.stages import Stages
 
 
@@ -77,6 +82,25 @@ class Sources:
         encoded = await self._stages.encode_audio(lambda: self._assets.read(name), deadline)
         await self._assets.add_latents(name, codec_digest, encoded.SerializeToString())
         return encoded
+
+    async def waveform(self, name: str, sample_rate: int, deadline: float | None) -> npt.NDArray[np.float32]:
+        """Samples of an upload, [S, 2] float32 at a rate, in a file that goes with the array.
+
+        Raises:
+            NotFound: There is none of that name.
+            StageError: The vae stage left some out.
+        """
+        with tempfile.TemporaryFile(prefix="acestep-waveform-") as spool:
+            total = written = 0
+            async with contextlib.aclosing(self._stages.read_audio(lambda: self._assets.read(name), sample_rate, deadline)) as pieces:
+                async for piece in pieces:
+                    total, waveform = piece.total_samples, read_waveform(piece)
+                    written += waveform.shape[1]
+                    await asyncio.to_thread(spool.write, waveform.T.tobytes())
+            spool.flush()
+            if not written or written != total:
+                raise StageError(f"the vae stage sent {written} of {total} samples of {name}")
+            return np.memmap(spool, dtype="<f4", mode="r", shape=(total, CHANNELS))
 
 
 async def _read_file(path: Path) -> AsyncIterator[bytes]:

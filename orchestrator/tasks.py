@@ -41,6 +41,7 @@ class Repaint:
     regions: tuple[tuple[float, float], ...]
     retake_variance: float
     retake_seeds: tuple[int, ...]
+    splice_source: bool = True
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ def read_task(
         case "repaint":
             _needs_euler(name, sampling, problems)
             source, regions = _asset(name, message.source, problems), _regions(message, problems)
-            return Repaint(source, regions, number("retake_variance"), second_seeds()), 1
+            splice = message.splice_source if message.HasField("splice_source") else True
+            return Repaint(source, regions, number("retake_variance"), second_seeds(), splice), 1
         case "extend":
             _needs_euler(name, sampling, problems)
             left, right = number("left_seconds"), number("right_seconds")
@@ -141,8 +143,6 @@ def refuse_what_is_not_built(request: music_pb2.GenerateRequest) -> None:
         "a source that is an earlier result": any(
             getattr(request, name).source.WhichOneof("source") == "result" for name in NAMES[2:] if request.HasField(name)
         ),
-        "repaint.splice_source (send false)": request.HasField("repaint")
-        and (repaint.splice_source or not repaint.HasField("splice_source")),
         "repaint.context_seconds": repaint.HasField("context_seconds"),
         "repaint.feather_seconds": repaint.HasField("feather_seconds") and repaint.feather_seconds != 0,
         "edit.target.negative_tags": request.edit.target.HasField("negative_tags"),
@@ -179,6 +179,8 @@ def song_seconds(task: Task, source: vae_pb2.EncodeAudioResponse | None) -> floa
         field = "extend" if isinstance(task, Extend) else "source"
         problems.add(field, f"{frames * FRAME_SECONDS:.2f} seconds in all", f"at most {MAX_FRAMES * FRAME_SECONDS:.2f}")
     problems.raise_if_any()
+    if isinstance(task, Repaint) and task.splice_source:
+        return source.duration_seconds
     return frames * FRAME_SECONDS
 
 

@@ -46,6 +46,11 @@ def _add_repaint(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--region", type=_region, action="append", required=True, metavar="START:END", help="seconds; repeat it for several"
     )
     parser.add_argument("--variance", type=float, metavar="X", help="how much may change, 0 to 1 (default: 0.5)")
+    parser.add_argument(
+        "--splice",
+        action=argparse.BooleanOptionalAction,
+        help="put the file's own samples back outside the regions; without it, all of the song passes through the codec (default: on)",
+    )
     _add_retake_seed(parser)
     parser.set_defaults(set_task=_set_repaint)
 
@@ -56,7 +61,7 @@ def _set_repaint(request: music_pb2.GenerateRequest, args: argparse.Namespace, a
         regions=[music_pb2.TimeRange(start_seconds=start, end_seconds=end) for start, end in args.region],
         retake_variance=args.variance,
         retake_seeds=args.retake_seed,
-        splice_source=False,  # the server does not splice yet: what is kept has passed through the codec
+        splice_source=args.splice,
     )
     request.repaint.CopyFrom(repaint)
 

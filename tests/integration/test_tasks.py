@@ -80,6 +80,29 @@ async def test_a_repaint_changes_its_region(music, source):
     assert difference[second + 12000 : 2 * second - 12000].mean() > 3 * difference[: second - 24000].mean()
 
 
+@pytest.mark.parametrize(("rate", "subtype", "channels"), [(44100, "PCM_16", 2), (48000, "PCM_24", 1)])
+async def test_a_repaint_keeps_the_uploaded_samples_outside_its_region(music, rate, subtype, channels):
+    samples = 0.3 * np.random.default_rng(0).standard_normal((2 * rate + 123, channels)).clip(-3, 3)
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, subtype=subtype, format="WAV")
+    original, _ = soundfile.read(io.BytesIO(file.getvalue()), dtype="int32", always_2d=True)
+    stored = await music.UploadAudio(iter([music_pb2.UploadAudioRequest(data=file.getvalue())]))
+    regions = [music_pb2.TimeRange(start_seconds=0.5, end_seconds=1.25)]
+    message = music_pb2.Repaint(source=music_pb2.AudioSource(asset=stored.name), regions=regions, retake_variance=1.0)
+    audio_format = {"PCM_16": music_pb2.AUDIO_FORMAT_WAV_PCM16, "PCM_24": music_pb2.AUDIO_FORMAT_WAV_PCM24}[subtype]
+    answer = await generate(music, task_request(repaint=message, output=music_pb2.OutputSpec(format=audio_format, sample_rate=rate)))
+    result, _ = soundfile.read(io.BytesIO(answer.file()), dtype="int32")
+    assert result.shape == (len(samples), 2)
+    start, end = int(0.5 * rate), int(1.25 * rate)
+    for kept in (slice(0, start), slice(end, None)):
+        assert np.array_equal(result[kept], np.broadcast_to(original[kept], (len(original[kept]), 2)))
+    assert not np.array_equal(result[start:end], np.broadcast_to(original[start:end], (end - start, 2)))
+    assert answer.events[0].accepted.duration_seconds == len(samples) / rate
+    receipt = to_dict(answer.result.songs[0].receipt)
+    assert receipt["kept_snr_db"] == "infinite"
+    assert receipt["splice"] == {"fade_seconds": 0.02, "new_seconds": [[0.5, 1.25]], "resampled": False, "source_sample_rate": rate}
+
+
 @pytest.mark.parametrize(("left", "right"), [(0.0, 2.0), (2.0, 0.0), (1.0, 4.0)])
 async def test_an_extension_has_exactly_the_promised_length(music, source, left, right):
     extend = music_pb2.Extend(source=source, left_seconds=left, right_seconds=right)

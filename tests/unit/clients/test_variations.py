@@ -41,9 +41,12 @@ SOURCE = {"asset": "assets/1"}
                     "source": SOURCE,
                     "regions": [{"start_seconds": 1, "end_seconds": 2.5}, {"start_seconds": 4, "end_seconds": 5}],
                     "retake_variance": 0,
-                    "splice_source": False,
                 }
             },
+        ),
+        (
+            ("repaint", "--from", "x", "--region", "1:2", "--no-splice"),
+            {"repaint": {"source": SOURCE, "regions": [{"start_seconds": 1, "end_seconds": 2}], "splice_source": False}},
         ),
         (("extend", "--from", "x", "--left", "0", "--right", "7"), {"extend": {"source": SOURCE, "left_seconds": 0, "right_seconds": 7}}),
         (

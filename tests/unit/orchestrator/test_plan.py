@@ -174,8 +174,6 @@ def test_the_ends_of_each_range_are_allowed(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("fields", "name"),
     [
-        ({"repaint": REPAINT | {"splice_source": True}}, "splice_source"),
-        ({"repaint": {name: value for name, value in REPAINT.items() if name != "splice_source"}}, "splice_source"),
         ({"repaint": REPAINT | {"context_seconds": 1}}, "context_seconds"),
         ({"repaint": REPAINT | {"feather_seconds": 1}}, "feather_seconds"),
         ({"audio_to_audio": {"source": {"result": "operations/1/results/0"}}}, "earlier result"),

@@ -13,7 +13,7 @@ from orchestrator.tasks import FRAME_SECONDS, AudioToAudio, Edit, Extend, Repain
 ASSET = {"asset": "assets/1"}
 MINIMAL: dict[str, dict[str, Any]] = {
     "retake": {},
-    "repaint": {"source": ASSET, "regions": [{"start_seconds": 1, "end_seconds": 2}], "splice_source": False},
+    "repaint": {"source": ASSET, "regions": [{"start_seconds": 1, "end_seconds": 2}]},
     "extend": {"source": ASSET, "right_seconds": 3},
     "edit": {"source": ASSET, "target": {"tags": "jazz"}},
     "audio_to_audio": {"source": ASSET},
@@ -118,6 +118,14 @@ def test_each_task_reaches_the_stage_with_one_entry_a_song(name: str) -> None:
     assert len(getattr(message, "retake_seeds", (0, 0))) == 2
     if name != "retake":
         assert list(message.source.shape) == [8, 16, 40]
+
+
+def test_a_spliced_repaint_has_its_sources_length_and_one_without_whole_frames() -> None:
+    encoded = source(100)
+    encoded.duration_seconds -= 0.05
+    assert song_seconds(planned(repaint=MINIMAL["repaint"]).task, encoded) == encoded.duration_seconds
+    decoded = planned(repaint=MINIMAL["repaint"] | {"splice_source": False}).task
+    assert song_seconds(decoded, encoded) == pytest.approx(100 * FRAME_SECONDS)
 
 
 def test_the_length_of_a_song_is_that_of_its_source() -> None:
