@@ -1,6 +1,7 @@
 """The task of a request, checked field by field: seconds to frames, messages to what the sampler takes."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,6 +20,7 @@ FRAME_SAMPLES = 512 * 8  # mel hop x time compression of the codec: 10.77 latent
 MIN_DURATION_SECONDS = 0.1
 MAX_DURATION_SECONDS = 240.0
 MAX_REGIONS = 16
+MAX_FEATHER_SECONDS = 5.0
 MAX_AVERAGED_DRAWS = 16
 TASKS = ("text_to_music", "retake", "repaint", "extend", "edit", "audio_to_audio")
 
@@ -86,7 +88,13 @@ def _read_repaint(request: diffusion_pb2.SampleRequest, params: SamplingParams) 
     if sum(end - start for start, end in regions) == frames:
         return Retake(frames, (message.retake_variance,) * len(seeds), seeds)
     _check_euler("repaint", params)
-    return Repaint(source, tuple(regions), message.retake_variance, seeds)
+    _check_range("repaint.feather_seconds", message.feather_seconds, 0, MAX_FEATHER_SECONDS)
+    context = None
+    if message.HasField("context_seconds"):
+        _check_range("repaint.context_seconds", message.context_seconds, 0, MAX_DURATION_SECONDS)
+        context = math.ceil(message.context_seconds * SAMPLE_RATE / FRAME_SAMPLES - 1e-6)
+    feather = message.feather_seconds * SAMPLE_RATE / FRAME_SAMPLES
+    return Repaint(source, tuple(regions), message.retake_variance, seeds, feather, context)
 
 
 def _read_region(region: diffusion_pb2.SamplingRegion, frames: int) -> tuple[int, int]:

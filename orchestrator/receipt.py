@@ -113,6 +113,7 @@ def _task_fields(task: Task, variant_index: int) -> dict[str, Any]:
         case Repaint():
             regions = [list(region) for region in task.regions]
             fields = {"task": "repaint", "retake_variance": task.retake_variance, "repaint_regions": regions}
+            fields |= {"feather_seconds": task.feather_seconds, "context_seconds": task.context_seconds}
             fields |= {"repaint_start": task.regions[0][0], "repaint_end": task.regions[-1][1]}
         case Extend():
             fields = {"task": "extend", "left_seconds": task.left_seconds, "right_seconds": task.right_seconds}

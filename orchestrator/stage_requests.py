@@ -44,7 +44,12 @@ def sample_request(
             regions = [diffusion_pb2.SamplingRegion(start_seconds=start, end_seconds=end) for start, end in task.regions]
             request.repaint.CopyFrom(
                 diffusion_pb2.RepaintSampling(
-                    source=source, regions=regions, retake_variance=task.retake_variance, retake_seeds=task.retake_seeds
+                    source=source,
+                    regions=regions,
+                    retake_variance=task.retake_variance,
+                    retake_seeds=task.retake_seeds,
+                    feather_seconds=task.feather_seconds,
+                    context_seconds=task.context_seconds,
                 )
             )
         case Extend() as task:

@@ -41,7 +41,9 @@ class Repaint:
     regions: tuple[tuple[float, float], ...]
     retake_variance: float
     retake_seeds: tuple[int, ...]
-    splice_source: bool = True
+    splice_source: bool
+    feather_seconds: float
+    context_seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,11 @@ def read_task(
             _needs_euler(name, sampling, problems)
             source, regions = _asset(name, message.source, problems), _regions(message, problems)
             splice = message.splice_source if message.HasField("splice_source") else True
-            return Repaint(source, regions, number("retake_variance"), second_seeds(), splice), 1
+            context = problems.optional_number(
+                "repaint.context_seconds", message.context_seconds if message.HasField("context_seconds") else None
+            )
+            variance, feather = number("retake_variance"), number("feather_seconds")
+            return Repaint(source, regions, variance, second_seeds(), splice, feather, context), 1
         case "extend":
             _needs_euler(name, sampling, problems)
             left, right = number("left_seconds"), number("right_seconds")
@@ -138,13 +144,10 @@ def read_task(
 
 def refuse_what_is_not_built(request: music_pb2.GenerateRequest) -> None:
     """Raise Unimplemented for what the contract has and this version has not."""
-    repaint = request.repaint
     not_built = {
         "a source that is an earlier result": any(
             getattr(request, name).source.WhichOneof("source") == "result" for name in NAMES[2:] if request.HasField(name)
         ),
-        "repaint.context_seconds": repaint.HasField("context_seconds"),
-        "repaint.feather_seconds": repaint.HasField("feather_seconds") and repaint.feather_seconds != 0,
         "edit.target.negative_tags": request.edit.target.HasField("negative_tags"),
     }
     for what, asked in not_built.items():

@@ -41,6 +41,8 @@ _FLAGS = {f"sampling.{name}": "--" + name.removeprefix("use_").replace("_", "-")
     "repaint.regions": "--region",
     "repaint.retake_variance": "--variance",
     "repaint.retake_seeds": "--retake-seed",
+    "repaint.feather_seconds": "--feather",
+    "repaint.context_seconds": "--context",
     "extend": "--left, --right",
     "extend.left_seconds": "--left",
     "extend.right_seconds": "--right",

@@ -51,6 +51,13 @@ def _add_repaint(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         action=argparse.BooleanOptionalAction,
         help="put the file's own samples back outside the regions; without it, all of the song passes through the codec (default: on)",
     )
+    parser.add_argument("--feather", type=float, metavar="SECONDS", help="soft edges inside the regions, 0 to 5 (default: 0)")
+    parser.add_argument(
+        "--context",
+        type=float,
+        metavar="SECONDS",
+        help="compute only this much around each region: cheaper, and the rest of the song is not heard (default: all of the song)",
+    )
     _add_retake_seed(parser)
     parser.set_defaults(set_task=_set_repaint)
 
@@ -62,6 +69,8 @@ def _set_repaint(request: music_pb2.GenerateRequest, args: argparse.Namespace, a
         retake_variance=args.variance,
         retake_seeds=args.retake_seed,
         splice_source=args.splice,
+        feather_seconds=args.feather,
+        context_seconds=args.context,
     )
     request.repaint.CopyFrom(repaint)
 

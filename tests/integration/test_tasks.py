@@ -112,6 +112,18 @@ async def test_an_extension_has_exactly_the_promised_length(music, source, left,
     assert answer.events[0].accepted.duration_seconds == pytest.approx(frames * FRAME_SECONDS)
 
 
+async def test_a_repaint_with_soft_edges_and_a_small_context_is_another_repaint(music, source):
+    plain = repaint(source, 1.0)
+    feathered, windowed = repaint(source, 1.0), repaint(source, 1.0)
+    feathered.repaint.feather_seconds = 0.4
+    windowed.repaint.context_seconds = 0.3
+    answers = [await generate(music, request) for request in (plain, feathered, windowed)]
+    assert len({answer.file() for answer in answers}) == 3
+    assert len({len(waveform(answer)) for answer in answers}) == 1
+    receipts = [to_dict(answer.result.songs[0].receipt) for answer in answers]
+    assert [(receipt["feather_seconds"], receipt["context_seconds"]) for receipt in receipts] == [(0, None), (0.4, None), (0, 0.3)]
+
+
 async def test_an_edit_keeps_the_length_and_records_both_prompts(music, source):
     answer = await generate(music, edit(source))
     assert len(waveform(answer)) == samples(FRAMES)

@@ -45,8 +45,16 @@ SOURCE = {"asset": "assets/1"}
             },
         ),
         (
-            ("repaint", "--from", "x", "--region", "1:2", "--no-splice"),
-            {"repaint": {"source": SOURCE, "regions": [{"start_seconds": 1, "end_seconds": 2}], "splice_source": False}},
+            ("repaint", "--from", "x", "--region", "1:2", "--no-splice", "--feather", "0.2", "--context", "0"),
+            {
+                "repaint": {
+                    "source": SOURCE,
+                    "regions": [{"start_seconds": 1, "end_seconds": 2}],
+                    "splice_source": False,
+                    "feather_seconds": 0.2,
+                    "context_seconds": 0,
+                }
+            },
         ),
         (("extend", "--from", "x", "--left", "0", "--right", "7"), {"extend": {"source": SOURCE, "left_seconds": 0, "right_seconds": 7}}),
         (

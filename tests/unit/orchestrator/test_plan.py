@@ -174,8 +174,6 @@ def test_the_ends_of_each_range_are_allowed(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("fields", "name"),
     [
-        ({"repaint": REPAINT | {"context_seconds": 1}}, "context_seconds"),
-        ({"repaint": REPAINT | {"feather_seconds": 1}}, "feather_seconds"),
         ({"audio_to_audio": {"source": {"result": "operations/1/results/0"}}}, "earlier result"),
         ({"edit": {"source": ASSET, "target": {"tags": "jazz", "negative_tags": "rock"}}}, "negative_tags"),
         ({"prompt": {"tags": "x", "negative_tags": ""}}, "negative_tags"),

@@ -84,6 +84,8 @@ BAD = [
         "repaint.regions[0].start_seconds",
     ),
     ({"repaint": MINIMAL["repaint"], "sampling": {"scheduler_type": sampling_pb2.SCHEDULER_TYPE_HEUN}}, "sampling.scheduler_type"),
+    ({"repaint": MINIMAL["repaint"] | {"feather_seconds": 5.5}}, "repaint.feather_seconds"),
+    ({"repaint": MINIMAL["repaint"] | {"context_seconds": -1}}, "repaint.context_seconds"),
     ({"extend": {"source": ASSET}}, "extend"),
     ({"extend": MINIMAL["extend"] | {"left_seconds": -1}}, "extend.left_seconds"),
     ({"extend": MINIMAL["extend"], "sampling": {"scheduler_type": sampling_pb2.SCHEDULER_TYPE_PINGPONG}}, "sampling.scheduler_type"),
