@@ -189,7 +189,9 @@ def read_request(request: diffusion_pb2.SampleRequest, config: TransformerConfig
         target = _read_conditions(request.edit.target, "edit.target", config, params.guidance.active)
         prompts.append(target)
     task = read_task(request, params, target)
-    tokens = max(1 + len(states.text) + len(states.lyrics) for states in prompts)
+    tokens = max(
+        1 + max(len(states.text), 0 if states.null_text is None else len(states.null_text)) + len(states.lyrics) for states in prompts
+    )
     if max(task.num_frames, tokens) > config.max_position:
         raise ShapeTooLarge(f"{task.num_frames} frames and {tokens} tokens; the checkpoint has {config.max_position} positions")
     return SamplingRequest(conditions, params, tuple(request.seeds), task)
@@ -267,7 +269,10 @@ def _read_conditions(message: encoder_pb2.Conditioning, field: str, config: Tran
     mask = unpack(message.lyric_attention_mask, f"{field}.lyric_attention_mask", (torch.bool,), (len(lyrics),))
     null_text = null_lyrics = null_mask = None
     if message.HasField("null_text_hidden_states"):
-        null_text = unpack(message.null_text_hidden_states, f"{field}.null_text_hidden_states", FLOAT_TYPES, text.shape)
+        name = f"{field}.null_text_hidden_states"
+        null_text = unpack(message.null_text_hidden_states, name, FLOAT_TYPES, (None, text_width))
+        if not 1 <= len(null_text) <= MAX_PROMPT_TOKENS:
+            raise InvalidRequest(name, f"{len(null_text)} tokens", f"1 to {MAX_PROMPT_TOKENS}")
     if message.HasField("null_lyric_hidden_states"):
         null_lyrics = unpack(message.null_lyric_hidden_states, f"{field}.null_lyric_hidden_states", FLOAT_TYPES, lyrics.shape)
     if message.HasField("null_lyric_attention_mask"):

@@ -23,7 +23,7 @@ class ConditionStates:
         text: [L_t, W_t].
         lyrics: [L_l, W_l].
         lyric_mask: [L_l] bool, true = attend.
-        null_text: [L_t, W_t]; None: zeros.
+        null_text: [L_t, W_t], with negative tags of a length of their own; None: zeros.
         null_lyrics: [L_l, W_l]; None: no null branch.
         null_lyric_mask: [L_l] bool; None: lyric_mask.
     """
@@ -34,6 +34,11 @@ class ConditionStates:
     null_text: Tensor | None = None
     null_lyrics: Tensor | None = None
     null_lyric_mask: Tensor | None = None
+
+    @property
+    def text_tokens(self) -> int:
+        """Of the longest branch."""
+        return max(len(self.text), 0 if self.null_text is None else len(self.null_text))
 
 
 @dataclass(frozen=True)

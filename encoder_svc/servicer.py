@@ -56,22 +56,31 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         """Tokenise, encode, pack; cancellation takes effect between the three."""
         _refuse_unknown_enum_values(request)
         _refuse_what_is_not_built(request)
-        _refuse_control_characters(request.tags)
+        _refuse_control_characters("prompt.tags", request.tags)
+        _refuse_control_characters("prompt.negative_tags", request.negative_tags)
+        negative_tags = _negative_tags(request)
         selections = read_adapters(request.adapters)
         loop = asyncio.get_running_loop()
         lyrics = await loop.run_in_executor(self._worker, self._lyric_tokenizer.encode, request.lyrics)
         conditioning = await loop.run_in_executor(
-            self._worker, self._encode, request.tags, lyrics, _NULL_CONDITIONS[request.null_condition], selections
+            self._worker, self._encode, request.tags, lyrics, _NULL_CONDITIONS[request.null_condition], selections, negative_tags
         )
         return await loop.run_in_executor(self._worker, _to_response, conditioning, lyrics)
 
-    def _encode(self, tags: str, lyrics: EncodedLyrics, null_condition: NullCondition, selections: list[tuple[str, float]]) -> Conditioning:
+    def _encode(
+        self,
+        tags: str,
+        lyrics: EncodedLyrics,
+        null_condition: NullCondition,
+        selections: list[tuple[str, float]],
+        negative_tags: str | None,
+    ) -> Conditioning:
         with telemetry.STAGE_SECONDS.labels("encoder").time():
             try:
                 adaptation = self._adapters.select(selections)
             except AdapterError as error:
                 raise InvalidRequest.from_violations([("adapters", str(error))]) from error
-            return self._encoder.encode(tags, lyrics.ids, null_condition, adaptation)
+            return self._encoder.encode(tags, lyrics.ids, null_condition, adaptation, negative_tags)
 
 
 class StageServicer(stage_pb2_grpc.StageServiceServicer):
@@ -170,7 +179,6 @@ def _refuse_what_is_not_built(request: encoder_pb2.EncodePromptRequest) -> None:
         "lyric_options.on_line_error SKIP": options.on_line_error == encoder_pb2.LINE_ERROR_POLICY_SKIP,
         "lyric_options.lyric_rules REVISED": options.lyric_rules == encoder_pb2.LYRIC_RULES_REVISED,
         "lyric_options.tag_normalization": options.tag_normalization,
-        "negative_tags": request.HasField("negative_tags"),
     }
     for name, asked in not_built.items():
         if asked:
@@ -198,10 +206,24 @@ def read_adapters(selections: Sequence[sampling_pb2.AdapterSelection]) -> list[t
     return list(found.items())
 
 
-def _refuse_control_characters(tags: str) -> None:
+def _negative_tags(request: encoder_pb2.EncodePromptRequest) -> str | None:
+    """Those of the request; None: unset.
+
+    Raises:
+        InvalidRequest: The null branch has no place for them.
+    """
+    if not request.HasField("negative_tags"):
+        return None
+    if _NULL_CONDITIONS[request.null_condition] in (NullCondition.NONE, NullCondition.WEAKENED):
+        allowed = "ZEROS, WEAKENED_LYRICS or MASKED with negative_tags"
+        raise InvalidRequest("null_condition", encoder_pb2.NullCondition.Name(request.null_condition), allowed)
+    return request.negative_tags
+
+
+def _refuse_control_characters(field: str, tags: str) -> None:
     controls = sorted({character for character in tags if unicodedata.category(character) == "Cc" and character not in "\t\n\r"})
     if controls:
-        raise InvalidRequest("prompt.tags", "".join(controls), "text without control characters")
+        raise InvalidRequest(field, "".join(controls), "text without control characters")
 
 
 def _to_response(conditioning: Conditioning, lyrics: EncodedLyrics) -> encoder_pb2.EncodePromptResponse:

@@ -63,6 +63,7 @@ def write_receipt(
         "actual_seeds": [plan.seeds[variant_index]],
         "prompt": plan.tags,
         "lyrics": plan.lyrics,
+        "negative_prompt": plan.negative_tags,
         "audio_duration": audio_duration,
         "duration_seconds": duration_seconds,
         "format": _EXTENSIONS[plan.audio_format],
@@ -119,6 +120,7 @@ def _task_fields(task: Task, variant_index: int) -> dict[str, Any]:
             fields = {"task": "extend", "left_seconds": task.left_seconds, "right_seconds": task.right_seconds}
         case Edit():
             fields = {"task": "edit", "edit_target_prompt": task.tags, "edit_target_lyrics": task.lyrics}
+            fields["edit_target_negative_prompt"] = task.negative_tags
             fields |= {"edit_n_min": task.edit_n_min, "edit_n_max": task.edit_n_max, "edit_n_avg": task.edit_n_avg}
         case AudioToAudio():
             fields = {"task": "audio2audio", "audio2audio_enable": True, "ref_audio_strength": task.ref_audio_strength}

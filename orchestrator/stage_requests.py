@@ -8,14 +8,24 @@ from orchestrator.tasks import AudioToAudio, Edit, Extend, Repaint, Retake, Text
 def encode_request(plan: Plan) -> encoder_pb2.EncodePromptRequest:
     """The prompt of the request; for an edit, of its source."""
     return encoder_pb2.EncodePromptRequest(
-        tags=plan.tags, lyrics=plan.lyrics, lyric_options=plan.lyric_options, null_condition=plan.null_condition, adapters=plan.adapters
+        tags=plan.tags,
+        lyrics=plan.lyrics,
+        negative_tags=plan.negative_tags,
+        lyric_options=plan.lyric_options,
+        null_condition=plan.null_condition,
+        adapters=plan.adapters,
     )
 
 
 def encode_target_request(plan: Plan, edit: Edit) -> encoder_pb2.EncodePromptRequest:
     """The prompt that an edit leads to."""
     return encoder_pb2.EncodePromptRequest(
-        tags=edit.tags, lyrics=edit.lyrics, lyric_options=edit.lyric_options, null_condition=plan.null_condition, adapters=plan.adapters
+        tags=edit.tags,
+        lyrics=edit.lyrics,
+        negative_tags=edit.negative_tags,
+        lyric_options=edit.lyric_options,
+        null_condition=plan.null_condition,
+        adapters=plan.adapters,
     )
 
 

@@ -63,6 +63,7 @@ class Edit:
     source: str
     tags: str
     lyrics: str
+    negative_tags: str | None
     lyric_options: encoder_pb2.LyricOptions
     edit_n_min: float
     edit_n_max: float
@@ -148,7 +149,6 @@ def refuse_what_is_not_built(request: music_pb2.GenerateRequest) -> None:
         "a source that is an earlier result": any(
             getattr(request, name).source.WhichOneof("source") == "result" for name in NAMES[2:] if request.HasField(name)
         ),
-        "edit.target.negative_tags": request.edit.target.HasField("negative_tags"),
     }
     for what, asked in not_built.items():
         if asked:
@@ -238,6 +238,7 @@ def _edit(
     lyrics = problems.text("edit.target.lyrics", message.target.lyrics, MAX_LYRICS_CHARACTERS)
     if not tags.strip() and not lyrics.strip():
         problems.add("edit.target", "", "tags, lyrics or both")
+    negative_tags = read_negative_tags("edit.target", message.target, sampling, True, problems)
     if n_min > n_max:
         problems.add("edit.edit_n_min", n_min, f"at most edit_n_max ({n_max:g})")
     refused: dict[str, Any] = {  # the algorithm has no place for them, and nobody asks for them by default
@@ -251,7 +252,30 @@ def _edit(
         if given:
             value = getattr(sampling, field.removeprefix("sampling."))
             problems.add(field, value, "its default with edit")
-    return Edit(source, tags, lyrics, message.target.lyric_options, n_min, n_max, int(n_avg), second_seeds)
+    return Edit(source, tags, lyrics, negative_tags, message.target.lyric_options, n_min, n_max, int(n_avg), second_seeds)
+
+
+def read_negative_tags(
+    field: str, prompt: music_pb2.Prompt, sampling: sampling_pb2.SamplingParams, all_steps: bool, problems: Problems
+) -> str | None:
+    """What a prompt steers away from, if it does.
+
+    Args:
+        field: Of the prompt.
+        prompt: As it came.
+        sampling: Every field set.
+        all_steps: The task guides every step, whatever the interval.
+        problems: Collects what is wrong.
+    """
+    if not prompt.HasField("negative_tags"):
+        return None
+    field = f"{field}.negative_tags"
+    scale = sampling.guidance_scale
+    if scale in (0, 1):
+        problems.add(field, prompt.negative_tags, f"none with sampling.guidance_scale {scale:g}, which switches guidance off")
+    elif sampling.guidance_interval == 0 and not all_steps:
+        problems.add(field, prompt.negative_tags, "none with sampling.guidance_interval 0, which guides no step")
+    return problems.text(field, prompt.negative_tags, MAX_TAGS_CHARACTERS)
 
 
 def _needs_euler(name: str, sampling: sampling_pb2.SamplingParams, problems: Problems) -> None:

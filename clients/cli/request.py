@@ -32,6 +32,8 @@ _FLAGS = {f"sampling.{name}": "--" + name.removeprefix("use_").replace("_", "-")
     "sampling.scheduler_type": "--scheduler",
     "prompt.tags": "--tags",
     "prompt.lyrics": "--lyrics",
+    "prompt.negative_tags": "--negative-tags",
+    "edit.target.negative_tags": "--target-negative-tags",
     "output.format": "--format",
     "output.sample_rate": "--sample-rate",
     "text_to_music.duration_seconds": "--duration",
@@ -68,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a song; each one left out takes the server's default."""
     song = parser.add_argument_group("the song")
     song.add_argument("--tags", default="", help='style, separated by commas: "funk, female vocals, 105 bpm"')
+    song.add_argument("--negative-tags", metavar="TAGS", help="style to steer away from (default: none)")
     lyrics = song.add_mutually_exclusive_group()
     lyrics.add_argument(
         "--lyrics", metavar="TEXT", help=r'lyrics with structure tags; \n starts a line: "[verse]\nhello world". None: instrumental'
@@ -133,7 +136,7 @@ def build_request(args: argparse.Namespace, audio_format: music_pb2.AudioFormat,
         else:
             setattr(sampling, name, value)
     return music_pb2.GenerateRequest(
-        prompt=music_pb2.Prompt(tags=args.tags, lyrics=read_lyrics(args.lyrics, args.lyrics_file)),
+        prompt=music_pb2.Prompt(tags=args.tags, lyrics=read_lyrics(args.lyrics, args.lyrics_file), negative_tags=args.negative_tags),
         sampling=sampling,
         output=music_pb2.OutputSpec(format=audio_format, sample_rate=sample_rate),
         adapters=args.adapter,

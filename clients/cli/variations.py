@@ -104,6 +104,7 @@ def _add_edit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     _add_source(parser)
     parser.add_argument("--target-tags", default="", metavar="TAGS", help="style that it shall have")
+    parser.add_argument("--target-negative-tags", metavar="TAGS", help="style that it shall steer away from (default: none)")
     lyrics = parser.add_mutually_exclusive_group()
     lyrics.add_argument("--target-lyrics", metavar="TEXT", help=r"lyrics that it shall have; \n starts a line")
     lyrics.add_argument("--target-lyrics-file", type=Path, metavar="FILE", help="lyrics from a UTF-8 file")
@@ -121,7 +122,11 @@ def _set_edit(request: music_pb2.GenerateRequest, args: argparse.Namespace, asse
     n_min, n_max = EDIT_TYPES[args.type] if args.type else (None, None)
     edit = music_pb2.Edit(
         source=music_pb2.AudioSource(asset=asset),
-        target=music_pb2.Prompt(tags=args.target_tags, lyrics=read_lyrics(args.target_lyrics, args.target_lyrics_file)),
+        target=music_pb2.Prompt(
+            tags=args.target_tags,
+            lyrics=read_lyrics(args.target_lyrics, args.target_lyrics_file),
+            negative_tags=args.target_negative_tags,
+        ),
         edit_n_min=n_min if args.n_min is None else args.n_min,
         edit_n_max=n_max if args.n_max is None else args.n_max,
         edit_n_avg=args.n_avg,

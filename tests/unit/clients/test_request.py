@@ -21,6 +21,8 @@ def test_flags_left_out_leave_their_fields_unset() -> None:
     request = _request("--tags", "funk")
     assert request.prompt.tags == "funk"
     assert request.prompt.lyrics == ""
+    assert not request.prompt.HasField("negative_tags")
+    assert _request("--tags", "funk", "--negative-tags", "").prompt.HasField("negative_tags")
     assert request.sampling == sampling_pb2.SamplingParams()
     assert request.WhichOneof("task") is None
     assert not request.HasField("num_variants")

@@ -66,6 +66,8 @@ SOURCE = {"asset": "assets/1"}
                 "jazz",
                 "--target-lyrics",
                 r"a\nb",
+                "--target-negative-tags",
+                "rock",
                 "--type",
                 "remix",
                 "--n-max",
@@ -76,7 +78,7 @@ SOURCE = {"asset": "assets/1"}
             {
                 "edit": {
                     "source": SOURCE,
-                    "target": {"tags": "jazz", "lyrics": "a\nb"},
+                    "target": {"tags": "jazz", "lyrics": "a\nb", "negative_tags": "rock"},
                     "edit_n_min": 0.2,
                     "edit_n_max": 0.9,
                     "edit_n_avg": 2,
