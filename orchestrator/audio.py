@@ -100,6 +100,10 @@ _SAMPLES = {
 }
 
 
+EXACT_FORMATS = (*_SAMPLES, music_pb2.AUDIO_FORMAT_FLAC)
+"""Formats that give back as many samples as were written, each near what it was; the lossy ones also pad and shift."""
+
+
 class WavWriter:
     """RIFF WAVE whose header is right from the first byte.
 

@@ -14,7 +14,6 @@ from orchestrator.tasks import (
     Task,
     read_negative_tags,
     read_task,
-    refuse_what_is_not_built,
 )
 
 MAX_OSS_STEPS = 200
@@ -53,6 +52,7 @@ class Plan:
         adapters: Each with its scale.
         audio_format: Never unspecified.
         sample_rate: In Hz.
+        keep_results: Keep the songs on the server.
     """
 
     request_id: str
@@ -67,6 +67,7 @@ class Plan:
     adapters: tuple[sampling_pb2.AdapterSelection, ...]
     audio_format: music_pb2.AudioFormat
     sample_rate: int
+    keep_results: bool
 
 
 def plan(request: music_pb2.GenerateRequest, seed_source: random.Random, request_id: str) -> Plan:
@@ -90,6 +91,8 @@ def plan(request: music_pb2.GenerateRequest, seed_source: random.Random, request
     problems.enum("priority", request.priority, music_pb2.Priority)
     if request.request_id and not is_request_id(request.request_id):
         problems.add("request_id", request.request_id, f"1 to {MAX_NAME_CHARACTERS} characters of [A-Za-z0-9._-]")
+    if request.keep_results and request.request_id.startswith("."):
+        problems.add("request_id", request.request_id, "no dot at its start with keep_results, for it names the results")
     sampling = _sampling(request.sampling, problems)
     negative_tags = read_negative_tags("prompt", request.prompt, sampling, request.HasField("edit"), problems)
     if negative_tags is not None:
@@ -115,6 +118,7 @@ def plan(request: music_pb2.GenerateRequest, seed_source: random.Random, request
         adapters=adapters,
         audio_format=audio_format,
         sample_rate=sample_rate,
+        keep_results=request.keep_results,
     )
 
 
@@ -218,7 +222,6 @@ def _refuse_what_is_not_built(request: music_pb2.GenerateRequest) -> None:
     for what, asked in not_built.items():
         if asked:
             raise Unimplemented(f"{what}: not built yet", feature=what)
-    refuse_what_is_not_built(request)
 
 
 def _null_condition(sampling: sampling_pb2.SamplingParams, task: Task) -> encoder_pb2.NullCondition:

@@ -8,9 +8,10 @@ from google.protobuf import struct_pb2
 
 import acestep_rpc
 from acestep_rpc.v1 import music_pb2, sampling_pb2, stage_pb2
+from orchestrator.lyric_diff import diff_lyrics
 from orchestrator.plan import Plan
 from orchestrator.splice import Splice
-from orchestrator.tasks import AudioToAudio, Edit, Extend, Repaint, Retake, Task, TextToMusic
+from orchestrator.tasks import AudioToAudio, Edit, Extend, Repaint, Retake, TextToMusic
 
 RUN_FIELDS = ("request_id", "variant_index", "timecosts", "kept_snr_db")
 """What tells of one run and not of the song, or is known only at its end."""
@@ -87,7 +88,7 @@ def write_receipt(
         "timecosts": {name: round(seconds, 4) for name, seconds in vars(timecosts).items()},
         "stages": {description.stage: _stage(description) for description in descriptions},
         "version": acestep_rpc.__version__,
-        **_task_fields(plan.task, variant_index),
+        **_task_fields(plan, variant_index),
     }
     if splice is not None:
         fields |= {"splice": splice.describe(), "kept_snr_db": splice.kept_snr_db()}
@@ -104,8 +105,9 @@ def _adapter_fields(plan: Plan) -> dict[str, Any]:
     return {"lora_name_or_path": plan.adapters[0].name, "lora_weight": plan.adapters[0].scale, "adapters": adapters}
 
 
-def _task_fields(task: Task, variant_index: int) -> dict[str, Any]:
+def _task_fields(plan: Plan, variant_index: int) -> dict[str, Any]:
     fields: dict[str, Any] = {}
+    task = plan.task
     match task:
         case TextToMusic():
             fields = {"task": "text2music"}
@@ -120,6 +122,7 @@ def _task_fields(task: Task, variant_index: int) -> dict[str, Any]:
             fields = {"task": "extend", "left_seconds": task.left_seconds, "right_seconds": task.right_seconds}
         case Edit():
             fields = {"task": "edit", "edit_target_prompt": task.tags, "edit_target_lyrics": task.lyrics}
+            fields["lyric_changes"] = [_lyric_change(change) for change in diff_lyrics(plan.lyrics, task.lyrics)]
             fields["edit_target_negative_prompt"] = task.negative_tags
             fields |= {"edit_n_min": task.edit_n_min, "edit_n_max": task.edit_n_max, "edit_n_avg": task.edit_n_avg}
         case AudioToAudio():
@@ -130,6 +133,11 @@ def _task_fields(task: Task, variant_index: int) -> dict[str, Any]:
     if isinstance(task, Retake | Repaint | Extend | Edit):
         fields["retake_seeds"] = [task.retake_seeds[variant_index]]
     return fields
+
+
+def _lyric_change(change: music_pb2.LyricChange) -> dict[str, Any]:
+    fields: dict[str, Any] = {"old_line_number": change.old_line_number, "old_lines": list(change.old_lines)}
+    return fields | {"new_line_number": change.new_line_number, "new_lines": list(change.new_lines)}
 
 
 def without_run(receipt: struct_pb2.Struct) -> struct_pb2.Struct:

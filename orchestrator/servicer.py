@@ -44,7 +44,10 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
         original = None
         if isinstance(task, Repaint) and task.splice_source:
             original = await self._sources.waveform(task.source, planned.sample_rate, deadline)
-        async with contextlib.aclosing(generate(planned, self._stages, deadline, source, original)) as events:
+        results = self._sources.results if planned.keep_results else None
+        if results is not None:
+            await results.claim(planned.request_id)
+        async with contextlib.aclosing(generate(planned, self._stages, deadline, source, original, results)) as events:
             async for event in events:
                 yield event
 

@@ -12,6 +12,7 @@ from acestep_rpc.v1 import music_pb2, stage_pb2, vae_pb2
 from orchestrator.audio import CHANNELS, AudioWriter, open_writer, read_waveform
 from orchestrator.plan import Plan
 from orchestrator.receipt import Timecosts, without_run, write_receipt
+from orchestrator.results import ResultWriter
 from orchestrator.splice import Splice
 
 MAX_CHUNK_BYTES = 1024 * 1024
@@ -28,6 +29,7 @@ class SongFile:
         preprocess_seconds: What encoding took.
         diffusion_seconds: What sampling took.
         splice: Puts the kept part of the source back; None: all of the song is as it was decoded.
+        keeper: Gets every chunk too; None: the song is not kept.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class SongFile:
         preprocess_seconds: float,
         diffusion_seconds: float,
         splice: Splice | None = None,
+        keeper: ResultWriter | None = None,
     ) -> None:
         self._plan = plan
         self._variant_index = variant_index
@@ -47,6 +50,7 @@ class SongFile:
         self._preprocess_seconds = preprocess_seconds
         self._diffusion_seconds = diffusion_seconds
         self._splice = splice
+        self._keeper = keeper
         self._start = time.monotonic()
         self._writer: AudioWriter | None = None
         self._sha256 = hashlib.sha256()
@@ -116,6 +120,8 @@ class SongFile:
             part = data[start : start + MAX_CHUNK_BYTES]
             ends = last and start + len(part) == len(data)
             chunks.append(music_pb2.AudioChunk(variant_index=self._variant_index, offset=self._size_bytes, data=part, last=ends))
+            if self._keeper is not None:
+                self._keeper.write(chunks[-1])
             self._sha256.update(part)
             self._size_bytes += len(part)
         return chunks

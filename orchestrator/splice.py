@@ -14,6 +14,9 @@ from orchestrator.audio import Waveform, read_waveform
 FADE_SECONDS = 0.02
 """A frame, the shortest region, has room for two of them."""
 
+ROUNDED_SAMPLES = 2
+"""A kept song read at another rate is this much longer than its latents decoded at that rate: both lengths are rounded up."""
+
 
 class Splice:
     """Replaces all but the regions of one decoded song by its source; ends the song where the source ends.
@@ -40,9 +43,9 @@ class Splice:
         Raises:
             StageError: The song is shorter than its source, or no sound.
         """
-        total = len(self._source)
-        if piece.total_samples < total:
-            raise StageError(f"the vae stage sent a song of {piece.total_samples} samples for a source of {total}")
+        total = min(len(self._source), piece.total_samples)
+        if total < len(self._source) - ROUNDED_SAMPLES:
+            raise StageError(f"the vae stage sent a song of {piece.total_samples} samples for a source of {len(self._source)}")
         start = min(piece.start_sample, total)
         new = read_waveform(piece)[:, : total - start]
         source = np.ascontiguousarray(self._source[start : start + new.shape[1]].T)

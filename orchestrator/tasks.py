@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from acestep_rpc.errors import Unimplemented
 from acestep_rpc.v1 import encoder_pb2, music_pb2, sampling_pb2, vae_pb2
 from orchestrator.limits import LIMITS, Problems
 
@@ -85,7 +84,7 @@ NAMES = ("text_to_music", "retake", "repaint", "extend", "edit", "audio_to_audio
 
 
 def source_of(task: Task) -> str:
-    """Name of the asset that a task starts from; empty: none."""
+    """Name of the asset or result that a task starts from; empty: none."""
     return getattr(task, "source", "")
 
 
@@ -141,18 +140,6 @@ def read_task(
                 problems.add("sampling.oss_steps", list(sampling.oss_steps), "none with audio_to_audio")
             return AudioToAudio(_asset(name, message.source, problems), number("ref_audio_strength")), 1
     return TextToMusic(number("duration_seconds")), 1
-
-
-def refuse_what_is_not_built(request: music_pb2.GenerateRequest) -> None:
-    """Raise Unimplemented for what the contract has and this version has not."""
-    not_built = {
-        "a source that is an earlier result": any(
-            getattr(request, name).source.WhichOneof("source") == "result" for name in NAMES[2:] if request.HasField(name)
-        ),
-    }
-    for what, asked in not_built.items():
-        if asked:
-            raise Unimplemented(f"{what}: not built yet", feature=what)
 
 
 def song_seconds(task: Task, source: vae_pb2.EncodeAudioResponse | None) -> float:
@@ -285,5 +272,5 @@ def _needs_euler(name: str, sampling: sampling_pb2.SamplingParams, problems: Pro
 
 def _asset(name: str, source: music_pb2.AudioSource, problems: Problems) -> str:
     if source.WhichOneof("source") is None:
-        problems.add(f"{name}.source", "", "an asset, as UploadAudio names it")
-    return source.asset
+        problems.add(f"{name}.source", "", "an asset, as UploadAudio names it, or an earlier result")
+    return source.asset or source.result

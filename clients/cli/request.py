@@ -59,6 +59,7 @@ _FLAGS = {f"sampling.{name}": "--" + name.removeprefix("use_").replace("_", "-")
     "audio_to_audio.ref_audio_strength": "--strength",
     "source": "--from",
     "data": "--from",
+    "repaint.splice_source": "--splice",
     "seeds": "--seed",
     "num_variants": "--num-variants",
     "adapters": "--adapter",

@@ -10,7 +10,7 @@ from clients.cli.request import read_lyrics, whole_number
 EDIT_TYPES = {"only_lyrics": (0.6, 1.0), "remix": (0.2, 0.4)}
 """n_min and n_max: other words on the same music, or the same song in another style."""
 
-_COMMON = "Flags that are not explained here are those of acestep generate. A source is a file, or an asset that the server has.\n"
+_COMMON = "Flags that are not explained here are those of acestep generate. A source is a file, or what the server has.\n"
 
 
 def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -33,7 +33,7 @@ def _add_retake(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.set_defaults(set_task=_set_retake, source=None)
 
 
-def _set_retake(request: music_pb2.GenerateRequest, args: argparse.Namespace, asset: str) -> None:
+def _set_retake(request: music_pb2.GenerateRequest, args: argparse.Namespace, source: music_pb2.AudioSource | None) -> None:
     retake = music_pb2.Retake(duration_seconds=args.duration, retake_variances=args.variance, retake_seeds=args.retake_seed)
     request.retake.CopyFrom(retake)
 
@@ -62,9 +62,9 @@ def _add_repaint(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.set_defaults(set_task=_set_repaint)
 
 
-def _set_repaint(request: music_pb2.GenerateRequest, args: argparse.Namespace, asset: str) -> None:
+def _set_repaint(request: music_pb2.GenerateRequest, args: argparse.Namespace, source: music_pb2.AudioSource | None) -> None:
     repaint = music_pb2.Repaint(
-        source=music_pb2.AudioSource(asset=asset),
+        source=source,
         regions=[music_pb2.TimeRange(start_seconds=start, end_seconds=end) for start, end in args.region],
         retake_variance=args.variance,
         retake_seeds=args.retake_seed,
@@ -85,8 +85,7 @@ def _add_extend(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.set_defaults(set_task=_set_extend)
 
 
-def _set_extend(request: music_pb2.GenerateRequest, args: argparse.Namespace, asset: str) -> None:
-    source = music_pb2.AudioSource(asset=asset)
+def _set_extend(request: music_pb2.GenerateRequest, args: argparse.Namespace, source: music_pb2.AudioSource | None) -> None:
     extend = music_pb2.Extend(source=source, left_seconds=args.left, right_seconds=args.right, retake_seeds=args.retake_seed)
     request.extend.CopyFrom(extend)
 
@@ -118,10 +117,10 @@ def _add_edit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.set_defaults(set_task=_set_edit)
 
 
-def _set_edit(request: music_pb2.GenerateRequest, args: argparse.Namespace, asset: str) -> None:
+def _set_edit(request: music_pb2.GenerateRequest, args: argparse.Namespace, source: music_pb2.AudioSource | None) -> None:
     n_min, n_max = EDIT_TYPES[args.type] if args.type else (None, None)
     edit = music_pb2.Edit(
-        source=music_pb2.AudioSource(asset=asset),
+        source=source,
         target=music_pb2.Prompt(
             tags=args.target_tags,
             lyrics=read_lyrics(args.target_lyrics, args.target_lyrics_file),
@@ -143,13 +142,18 @@ def _add_cover(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(set_task=_set_cover)
 
 
-def _set_cover(request: music_pb2.GenerateRequest, args: argparse.Namespace, asset: str) -> None:
-    source = music_pb2.AudioSource(asset=asset)
+def _set_cover(request: music_pb2.GenerateRequest, args: argparse.Namespace, source: music_pb2.AudioSource | None) -> None:
     request.audio_to_audio.CopyFrom(music_pb2.AudioToAudio(source=source, ref_audio_strength=args.strength))
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--from", dest="source", required=True, metavar="FILE", help="the song to start from: a file, or assets/...")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        required=True,
+        metavar="FILE",
+        help="the song to start from: a file, assets/..., or operations/... as --keep names it",
+    )
 
 
 def _add_retake_seed(parser: argparse.ArgumentParser) -> None:

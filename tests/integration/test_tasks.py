@@ -1,6 +1,7 @@
 """Songs from songs: every task over the public API, from one process and from four."""
 
 import io
+import uuid
 
 import grpc.aio
 import numpy as np
@@ -136,6 +137,57 @@ async def test_an_edit_keeps_the_length_and_records_both_prompts(music, source):
     assert [line.normalized_text for line in answer.result.lyric_lines] == ["other words"]
 
 
+async def kept(music, request: music_pb2.GenerateRequest) -> tuple[Answer, music_pb2.AudioSource]:
+    request.keep_results = True
+    answer = await generate(music, request)
+    return answer, music_pb2.AudioSource(result=answer.result.songs[0].name)
+
+
+async def test_edits_chain_on_the_latents_of_earlier_results(system, music):
+    def encoded() -> float:
+        return system.stage("vae").metric("acestep_stage_seconds_count", stage="vae_encode")
+
+    before = encoded()
+    song, first = await kept(music, song_request(seconds=SECONDS, steps=6))
+    same = task_request(audio_to_audio=music_pb2.AudioToAudio(source=first, ref_audio_strength=1.0))
+    assert np.array_equal(waveform(await generate(music, same)), waveform(song))
+    edited, second = await kept(music, edit(first))
+    chained = await generate(music, edit(second))
+    assert len({answer.file() for answer in (song, edited, chained)}) == 3
+    assert encoded() == before
+    changes = to_dict(chained.result.songs[0].receipt)["lyric_changes"]
+    assert changes == [
+        {"new_line_number": 1, "new_lines": ["other words"], "old_line_number": 1, "old_lines": ["[verse]", "hello world", "we sing"]}
+    ]
+    assert [list(change.new_lines) for change in chained.result.lyric_changes] == [["other words"]]
+    assert not chained.result.songs[0].name
+    download = music.DownloadAudio(music_pb2.DownloadAudioRequest(name=second.result))
+    assert b"".join([response.data async for response in download]) == edited.file()
+
+
+async def test_a_repaint_of_a_result_keeps_its_samples_unless_its_format_moves_them(music):
+    song, source = await kept(music, song_request(seconds=SECONDS))
+    regions = [music_pb2.TimeRange(start_seconds=1.0, end_seconds=2.0)]
+    painted = await generate(music, task_request(repaint=music_pb2.Repaint(source=source, regions=regions, retake_variance=1.0)))
+    old, new = waveform(song), waveform(painted)
+    assert np.array_equal(new[:48000], old[:48000])
+    assert np.array_equal(new[96000:], old[96000:])
+    assert not np.array_equal(new, old)
+    resampled = task_request(repaint=music_pb2.Repaint(source=source, regions=regions), output=music_pb2.OutputSpec(sample_rate=44100))
+    assert to_dict((await generate(music, resampled)).result.songs[0].receipt)["splice"]["resampled"]
+    _, lossy = await kept(music, song_request(output=music_pb2.OutputSpec(format=music_pb2.AUDIO_FORMAT_MP3)))
+    with pytest.raises(grpc.aio.AioRpcError, match="splice_source"):
+        await generate(music, task_request(repaint=music_pb2.Repaint(source=lossy, regions=regions)))
+
+
+async def test_a_request_keeps_its_results_once(music):
+    request = song_request(request_id=f"once-{uuid.uuid4().hex}")
+    await kept(music, request)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await generate(music, request)
+    assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS
+
+
 async def test_the_same_request_is_the_same_file(music, source):
     cover = task_request(audio_to_audio=music_pb2.AudioToAudio(source=source, ref_audio_strength=0.4))
     for request in (edit(source), repaint(source, 0.6), cover):
@@ -162,6 +214,8 @@ def bad_tasks(source):
     yield task_request(edit=music_pb2.Edit(source=source)), invalid, "edit.target"
     yield task_request(edit=music_pb2.Edit(source=source, target=music_pb2.Prompt(tags="a", lyrics="夜"))), invalid, "edit.target.lyrics"
     yield task_request(audio_to_audio=music_pb2.AudioToAudio(source=unknown)), missing, "asset"
+    nobody = music_pb2.AudioSource(result="operations/nobody/results/0")
+    yield task_request(audio_to_audio=music_pb2.AudioToAudio(source=nobody)), missing, "result"
     yield task_request(audio_to_audio=music_pb2.AudioToAudio()), invalid, "audio_to_audio.source"
 
 

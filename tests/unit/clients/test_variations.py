@@ -10,14 +10,14 @@ from clients.cli import generate, variations
 WHERE = ("--server", "localhost:1")
 
 
-def _request(*argv: str, asset: str = "assets/1") -> music_pb2.GenerateRequest:
+def _request(*argv: str, source: str = "assets/1") -> music_pb2.GenerateRequest:
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers()
     generate.add_parser(commands)
     variations.add_parsers(commands)
     args = parser.parse_args([argv[0], *WHERE, *argv[1:]])
     request = music_pb2.GenerateRequest()
-    args.set_task(request, args, asset)
+    args.set_task(request, args, music_pb2.AudioSource(asset=source))
     return request
 
 
