@@ -20,7 +20,7 @@ from diffusion_svc.sampling.denoising import Evaluation, Task
 from diffusion_svc.sampling.guidance import Branch
 from diffusion_svc.sampling.params import SamplingParams
 from diffusion_svc.sampling.solvers import NoiseSource, seeded_noise
-from diffusion_svc.tasks import ConditionStates, Edit, Retake, TaskSpec, TextToMusic, build_task, build_task_schedule, count_windows
+from diffusion_svc.tasks import ConditionStates, Edit, Retake, TaskSpec, TextToMusic, build_task, build_task_schedule, windows_of
 
 CACHED_SCHEDULES = 8  # schedules whose modulations are kept; 60 steps of the official model are 4 MB in float32
 
@@ -117,7 +117,7 @@ class Sampler:
         songs = []
         for variant, seed in enumerate(request.seeds):
             task = build_task(spec, variant, seed, request.params, schedule, self._noise_of)
-            song = Song(task, contexts, modulations, weaken_null, count_windows(spec), updates)
+            song = Song(task, contexts, modulations, weaken_null, len(windows_of(spec)), updates)
             self.resume(song, None)
             songs.append(song)
         return songs

@@ -25,7 +25,7 @@ from diffusion_svc.sampling.guidance import CfgType, GuidanceParams
 from diffusion_svc.sampling.params import SamplingParams, SchedulerType
 from diffusion_svc.settings import Settings
 from diffusion_svc.task_fields import MAX_DURATION_SECONDS, TASKS, read_task
-from diffusion_svc.tasks import ConditionStates
+from diffusion_svc.tasks import ConditionStates, windows_of
 from diffusion_svc.weights import load_transformer, model_digest
 
 MAX_PROMPT_TOKENS = 256
@@ -192,8 +192,9 @@ def read_request(request: diffusion_pb2.SampleRequest, config: TransformerConfig
     tokens = max(
         1 + max(len(states.text), 0 if states.null_text is None else len(states.null_text)) + len(states.lyrics) for states in prompts
     )
-    if max(task.num_frames, tokens) > config.max_position:
-        raise ShapeTooLarge(f"{task.num_frames} frames and {tokens} tokens; the checkpoint has {config.max_position} positions")
+    frames = max(stop - start for start, stop in windows_of(task))
+    if max(frames, tokens) > config.max_position:
+        raise ShapeTooLarge(f"{frames} frames and {tokens} tokens; the checkpoint has {config.max_position} positions")
     return SamplingRequest(conditions, params, tuple(request.seeds), task)
 
 

@@ -9,7 +9,15 @@ from diffusion_svc.sampling.audio_to_audio import audio_to_audio, build_referenc
 from diffusion_svc.sampling.denoising import Task
 from diffusion_svc.sampling.edit import EditWindow, edit
 from diffusion_svc.sampling.params import SamplingParams, build_sampling_schedule
-from diffusion_svc.sampling.repaint import build_mask, context_windows, extend, extension_noise_frames, merge_spans, repaint
+from diffusion_svc.sampling.repaint import (
+    build_mask,
+    context_windows,
+    extend,
+    extension_noise_frames,
+    extension_windows,
+    merge_spans,
+    repaint,
+)
 from diffusion_svc.sampling.schedule import Schedule, build_schedule
 from diffusion_svc.sampling.solvers import NoiseSource
 from diffusion_svc.sampling.text_to_music import retake, text_to_music
@@ -98,6 +106,11 @@ class Extend:
         """Length of the result."""
         return self.left + self.source.shape[-1] + self.right
 
+    @property
+    def windows(self) -> list[tuple[int, int]]:
+        """Frames that are computed, window by window."""
+        return extension_windows(self.source.shape[-1], self.left, self.right)
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -130,9 +143,9 @@ class AudioToAudio:
 TaskSpec = TextToMusic | Retake | Repaint | Extend | Edit | AudioToAudio
 
 
-def count_windows(spec: TaskSpec) -> int:
-    """Parts of the song that are computed one after another."""
-    return len(spec.windows) if isinstance(spec, Repaint) else 1
+def windows_of(spec: TaskSpec) -> list[tuple[int, int]]:
+    """Frames [start, stop) of the song that are computed, one window after another."""
+    return spec.windows if isinstance(spec, Repaint | Extend) else [(0, spec.num_frames)]
 
 
 def build_task_schedule(spec: TaskSpec, params: SamplingParams) -> Schedule:

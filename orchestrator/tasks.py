@@ -13,6 +13,7 @@ MAX_TAGS_CHARACTERS = 4096
 MAX_LYRICS_CHARACTERS = 65536
 MAX_REGIONS = 16
 MAX_FRAMES = 2583  # 240 seconds
+MAX_EXTENDED_FRAMES = 3 * MAX_FRAMES
 FRAME_SECONDS = 4096 / 44100  # one latent frame: the shortest region
 
 
@@ -165,9 +166,9 @@ def song_seconds(task: Task, source: vae_pb2.EncodeAudioResponse | None) -> floa
                     )
         case Extend(left_seconds=left, right_seconds=right):
             frames += int(left / FRAME_SECONDS) + int(right / FRAME_SECONDS)
-    if frames > MAX_FRAMES:
-        field = "extend" if isinstance(task, Extend) else "source"
-        problems.add(field, f"{frames * FRAME_SECONDS:.2f} seconds in all", f"at most {MAX_FRAMES * FRAME_SECONDS:.2f}")
+    field, most = ("extend", MAX_EXTENDED_FRAMES) if isinstance(task, Extend) else ("source", MAX_FRAMES)
+    if frames > most:
+        problems.add(field, f"{frames * FRAME_SECONDS:.2f} seconds in all", f"at most {most * FRAME_SECONDS:.2f}")
     problems.raise_if_any()
     if isinstance(task, Repaint) and task.splice_source:
         return source.duration_seconds

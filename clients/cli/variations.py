@@ -77,7 +77,7 @@ def _set_repaint(request: music_pb2.GenerateRequest, args: argparse.Namespace, s
 
 def _add_extend(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     example = '  acestep extend --server localhost:7860 --from song.wav --right 20 --tags "funk" -o longer.wav\n'
-    parser = add_song_parser(commands, "extend", "make a song longer, to 240 seconds in all", f"{example}\n{_COMMON}")
+    parser = add_song_parser(commands, "extend", "make a song longer, to 720 seconds in all", f"{example}\n{_COMMON}")
     _add_source(parser)
     parser.add_argument("--left", type=float, metavar="SECONDS", help="to add before it (default: 0)")
     parser.add_argument("--right", type=float, metavar="SECONDS", help="to add after it (default: 0)")

@@ -13,6 +13,8 @@ from diffusion_svc.sampling.schedule import Schedule
 from diffusion_svc.sampling.solvers import Euler, NoiseSource
 from diffusion_svc.sampling.text_to_music import mix_noise
 
+WINDOW_FRAMES = 2583  # 240 seconds, the longest that the network was trained on
+
 
 def repaint(
     params: SamplingParams,
@@ -89,7 +91,7 @@ def merge_spans(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 def extend(
     params: SamplingParams, schedule: Schedule, source: Tensor, left: int, right: int, noise: NoiseSource, retake_noise: NoiseSource
 ) -> Task:
-    """Make a song longer.
+    """Make a song longer, past the longest that the network takes by windows that overlap: what one made, the next one hears and keeps.
 
     Args:
         params: Of the request.
@@ -100,7 +102,42 @@ def extend(
         noise: Noise of the source's part, [8, 16, T].
         retake_noise: Noise of the new parts, at least as long as each.
     """
-    return regenerate(params, schedule, *pad_source(source, left, right, noise(), retake_noise()), variance=1.0)
+    result, mask, start = pad_source(source, left, right, noise(), retake_noise())
+    for window, (low, high) in enumerate(extension_windows(source.shape[-1], left, right)):
+        part = (result[..., low:high].clone(), mask[low:high].clone(), start[..., low:high])
+        result[..., low:high] = yield from regenerate(params, schedule, *part, variance=1.0, window=window)
+        mask[low:high] = 0
+    return result
+
+
+def extension_windows(num_frames: int, left: int, right: int) -> list[tuple[int, int]]:
+    """Frames [start, stop) of the longer song that are computed, window by window: first its end, then its start.
+
+    All of it when it fits. Otherwise a window has as much of the known song as fits beside the new frames, half a window or more
+    where there is so much.
+
+    Args:
+        num_frames: Length of the source.
+        left: Frames to add before it.
+        right: Frames to add after it.
+    """
+    total = left + num_frames + right
+    if total <= WINDOW_FRAMES:
+        return [(0, total)]
+    windows, known_start, known_stop = [], left, left + num_frames
+
+    def room() -> int:
+        return WINDOW_FRAMES - min(WINDOW_FRAMES // 2, known_stop - known_start)
+
+    while known_stop < total:
+        stop = min(known_stop + room(), total)
+        windows.append((max(stop - WINDOW_FRAMES, known_start), stop))
+        known_stop = stop
+    while known_start > 0:
+        start = max(known_start - room(), 0)
+        windows.append((start, min(start + WINDOW_FRAMES, known_stop)))
+        known_start = start
+    return windows
 
 
 def pad_source(source: Tensor, left: int, right: int, noise: Tensor, retake_noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:

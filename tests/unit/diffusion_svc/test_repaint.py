@@ -4,7 +4,7 @@ import torch
 from diffusion_svc.sampler import Sampler
 from diffusion_svc.sampling.guidance import CfgType
 from diffusion_svc.sampling.params import build_sampling_schedule
-from diffusion_svc.sampling.repaint import build_mask, context_windows, repaint
+from diffusion_svc.sampling.repaint import build_mask, context_windows, extension_windows, regenerate, repaint
 from diffusion_svc.sampling.solvers import seeded_noise
 from diffusion_svc.sampling.text_to_music import mix_noise
 from diffusion_svc.tasks import Extend, Repaint
@@ -167,6 +167,66 @@ def test_long_new_parts_do_not_share_noise():
     start = song.pending[0].latents
     noise = torch.randn(8, 16, 45, generator=torch.Generator().manual_seed(7))
     assert torch.equal(torch.cat([start[..., :20], start[..., 32:]], dim=-1), noise)
+
+
+def long_extension(source, steps):
+    params = tiny.sampling_params(steps, guidance=tiny.guidance_params(guidance_scale=1.0))
+    return tiny.sample(tiny.sampling_request(task=Extend(source, 1400, 2700, (7,)), params=params))[0]
+
+
+def test_every_window_of_a_long_extension_hears_what_it_overlaps_and_keeps_it():
+    source = tiny.latents(100)
+    windows = extension_windows(100, 1400, 2700)
+    assert windows == [(1400, 3983), (1617, 4200), (108, 2691), (0, 2583)]
+    params = tiny.sampling_params(1, guidance=tiny.guidance_params(guidance_scale=1.0))
+    (song,) = (sampler := Sampler(tiny.transformer())).start(tiny.sampling_request(task=Extend(source, 1400, 2700, (7,)), params=params))
+    inputs, lengths = [], []
+    while song.pending:
+        inputs.append(song.pending[0].latents)
+        lengths.append((song.num_frames, song.steps_done))
+        sampler.tick([song])
+    assert lengths == [(stop - start, number) for number, (start, stop) in enumerate(windows)]
+    assert song.total_steps == 4
+    # the first noise level is 1: an overlap starts from its own noise and ends as what the window before made
+    assert torch.equal(inputs[1][..., : 3983 - 1617], inputs[0][..., 1617 - 1400 :])
+    assert torch.equal(inputs[2][..., 1400 - 108 :], inputs[0][..., : 2691 - 1400])
+    assert torch.equal(song.result[..., 1400:1500], source)
+
+
+def test_no_seam_of_a_long_extension_loses_or_doubles_a_frame():
+    """Alone, the first window's new frames are what they are in the whole; so are those of each later one, given the ones before."""
+    source = tiny.latents(100)
+    whole = long_extension(source, steps=1)
+    params = tiny.sampling_params(1, guidance=tiny.guidance_params(guidance_scale=1.0))
+    noise, second = (torch.randn(8, 16, size, generator=torch.Generator().manual_seed(seed)) for size, seed in ((100, 1), (4100, 7)))
+    start = torch.cat([second[..., :1400], noise, second[..., -2700:]], dim=-1)
+    known = torch.zeros(4200, dtype=torch.bool)
+    known[1400:1500] = True
+    result = torch.zeros(8, 16, 4200)
+    result[..., 1400:1500] = source
+    for low, high in extension_windows(100, 1400, 2700):
+        task = regenerate(
+            params, build_sampling_schedule(params), result[..., low:high], (~known[low:high]).float(), start[..., low:high], 1.0
+        )
+        (evaluation,) = next(task)
+        sampler = Sampler(tiny.transformer())
+        (song,) = sampler.start(tiny.sampling_request(num_frames=4, params=params))
+        song.pending = [evaluation]
+        (velocity,) = sampler.model(sampler._rows(song))
+        with pytest.raises(StopIteration) as stopped:
+            task.send([velocity])
+        result[..., low:high] = stopped.value.value
+        known[low:high] = True
+    assert known.all()
+    assert torch.equal(whole, result)
+
+
+def test_the_new_frames_of_every_window_depend_on_the_ones_before():
+    changed = tiny.latents(100)
+    changed[..., -3:] *= -1
+    first, second = long_extension(tiny.latents(100), steps=2), long_extension(changed, steps=2)
+    for low, high in ((1500, 3983), (3983, 4200), (108, 1400), (0, 108)):
+        assert not torch.equal(first[..., low:high], second[..., low:high])
 
 
 def test_defect_17_every_song_of_a_request_is_extended():

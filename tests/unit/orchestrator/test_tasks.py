@@ -143,7 +143,7 @@ def test_an_extension_adds_whole_frames() -> None:
 @pytest.mark.parametrize(
     ("name", "frames", "field"),
     [
-        ("extend", 2560, "extend"),
+        ("extend", 7749, "extend"),
         ("audio_to_audio", 2584, "source"),
         ("edit", 2584, "source"),
         ("repaint", 10, "repaint.regions[0].end_seconds"),
