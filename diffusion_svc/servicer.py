@@ -11,6 +11,7 @@ from typing import Any
 import grpc.aio
 import torch
 
+from acestep_rpc import adapter_service
 from acestep_rpc.errors import InvalidRequest, ShapeTooLarge
 from acestep_rpc.server import Registration
 from acestep_rpc.telemetry import log
@@ -70,7 +71,7 @@ class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
         """Progress after each step, then the latents."""
         sampling = read_request(request, self._config)
         if request.adapters:
-            sampling = dataclasses.replace(sampling, adaptation=await self._adapt(read_adapters(request.adapters)))
+            sampling = dataclasses.replace(sampling, adaptation=await self._adapt(request.adapters))
         async with contextlib.aclosing(self._batcher.sample(sampling)) as events:
             async for event in events:
                 if isinstance(event, Progress):
@@ -84,9 +85,10 @@ class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
                     )
                     yield diffusion_pb2.SampleResponse(result=result)
 
-    async def _adapt(self, selections: list[tuple[str, float]]) -> Adaptation | None:
+    async def _adapt(self, adapters: Sequence[sampling_pb2.AdapterSelection]) -> Adaptation | None:
+        selections, trained = read_adapters(adapters), {adapter.name for adapter in adapters if adapter.use_trained_scale}
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._worker, self._adapters.select, selections)
+            return await asyncio.get_running_loop().run_in_executor(self._worker, self._adapters.select, selections, trained)
         except AdapterError as error:
             raise InvalidRequest.from_violations([("adapters", str(error))]) from error
 
@@ -137,7 +139,10 @@ async def load(settings: Settings) -> Sequence[Registration]:
 
     def read() -> tuple[Transformer, str, AdapterStore]:
         model = load_transformer(settings.checkpoint, device, dtype)
-        return model, model_digest(model), AdapterStore(settings.adapters, model, settings.max_loaded_adapters)
+        adapters = AdapterStore(settings.adapters, model, settings.max_loaded_adapters)
+        for name in settings.warm_adapters:
+            adapters.load(name)
+        return model, model_digest(model), adapters
 
     model, digest, adapters = await asyncio.get_running_loop().run_in_executor(worker, read)
     log("weights_loaded", stage="diffusion", device=str(device), dtype=str(dtype), digest=digest, threads=torch.get_num_threads())
@@ -150,6 +155,7 @@ async def load(settings: Settings) -> Sequence[Registration]:
             diffusion_pb2_grpc.add_DiffusionServiceServicer_to_server,
         ),
         Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server),
+        adapter_service.registration(adapters, worker),
     )
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc.aio
 import torch
 
-from acestep_rpc import telemetry
+from acestep_rpc import adapter_service, telemetry
 from acestep_rpc.errors import InvalidRequest, Unimplemented
 from acestep_rpc.server import Registration
 from acestep_rpc.torch_tensor import pack
@@ -60,10 +60,11 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         _refuse_control_characters("prompt.negative_tags", request.negative_tags)
         negative_tags = _negative_tags(request)
         selections = read_adapters(request.adapters)
+        trained = {adapter.name for adapter in request.adapters if adapter.use_trained_scale}
         loop = asyncio.get_running_loop()
         lyrics = await loop.run_in_executor(self._worker, self._lyric_tokenizer.encode, request.lyrics)
         conditioning = await loop.run_in_executor(
-            self._worker, self._encode, request.tags, lyrics, _NULL_CONDITIONS[request.null_condition], selections, negative_tags
+            self._worker, self._encode, request.tags, lyrics, _NULL_CONDITIONS[request.null_condition], selections, trained, negative_tags
         )
         return await loop.run_in_executor(self._worker, _to_response, conditioning, lyrics)
 
@@ -73,11 +74,12 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         lyrics: EncodedLyrics,
         null_condition: NullCondition,
         selections: list[tuple[str, float]],
+        use_trained_scale: set[str],
         negative_tags: str | None,
     ) -> Conditioning:
         with telemetry.STAGE_SECONDS.labels("encoder").time():
             try:
-                adaptation = self._adapters.select(selections)
+                adaptation = self._adapters.select(selections, use_trained_scale)
             except AdapterError as error:
                 raise InvalidRequest.from_violations([("adapters", str(error))]) from error
             return self._encoder.encode(tags, lyrics.ids, null_condition, adaptation, negative_tags)
@@ -135,6 +137,7 @@ async def load(settings: Settings) -> Sequence[Registration]:
             encoder_pb2_grpc.add_EncoderServiceServicer_to_server,
         ),
         Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server),
+        adapter_service.registration(adapters, worker),
     )
 
 
@@ -150,7 +153,10 @@ def _load(settings: Settings) -> tuple[PromptEncoder, LyricTokenizer, str, Adapt
     telemetry.log(
         "encoder_loaded", device=str(device), dtype=str(dtype), model_digest=digest, seconds=round(time.perf_counter() - started, 3)
     )
-    return encoder, lyric_tokenizer, digest, AdapterStore(settings.adapters, encoder.lyric_encoder, settings.max_loaded_adapters)
+    adapters = AdapterStore(settings.adapters, encoder.lyric_encoder, settings.max_loaded_adapters)
+    for name in settings.warm_adapters:
+        adapters.load(name)
+    return encoder, lyric_tokenizer, digest, adapters
 
 
 def _choose_dtype(name: str, device: torch.device) -> torch.dtype:

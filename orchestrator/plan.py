@@ -206,7 +206,7 @@ def _adapters(request: music_pb2.GenerateRequest, problems: Problems) -> tuple[s
         assert scale is not None
         if not limit.minimum <= scale <= limit.maximum:  # NaN is in no range
             problems.add(f"adapters[{index}].scale", scale, str(limit))
-        selections.append(sampling_pb2.AdapterSelection(name=adapter.name, scale=scale))
+        selections.append(sampling_pb2.AdapterSelection(name=adapter.name, scale=scale, use_trained_scale=adapter.use_trained_scale))
     return tuple(selections)
 
 

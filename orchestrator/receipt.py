@@ -101,7 +101,7 @@ def _adapter_fields(plan: Plan) -> dict[str, Any]:
     """The reference knows one adapter; more are named in a list beside it."""
     if not plan.adapters:
         return {"lora_name_or_path": "none", "lora_weight": 1.0}
-    adapters = [{"name": adapter.name, "scale": adapter.scale} for adapter in plan.adapters]
+    adapters = [{"name": adapter.name, "scale": adapter.scale, "use_trained_scale": adapter.use_trained_scale} for adapter in plan.adapters]
     return {"lora_name_or_path": plan.adapters[0].name, "lora_weight": plan.adapters[0].scale, "adapters": adapters}
 
 

@@ -12,6 +12,7 @@ from acestep_rpc.channels import RemoteStub, connect
 from acestep_rpc.errors import StageUnavailable
 from acestep_rpc.telemetry import log
 from acestep_rpc.v1 import (
+    adapter_pb2_grpc,
     diffusion_pb2,
     diffusion_pb2_grpc,
     encoder_pb2,
@@ -35,16 +36,25 @@ class Stages:
         vae: Stub of VaeService.
         describers: Stubs of StageService of encoder, diffusion and vae.
         close: Called at the end.
+        adapters: Stubs of AdapterService of encoder and diffusion.
     """
 
     def __init__(
-        self, encoder: Any, diffusion: Any, vae: Any, describers: Sequence[Any], close: Callable[[], Awaitable[None]] | None = None
+        self,
+        encoder: Any,
+        diffusion: Any,
+        vae: Any,
+        describers: Sequence[Any],
+        close: Callable[[], Awaitable[None]] | None = None,
+        adapters: Sequence[Any] = (),
     ) -> None:
         self._encoder = encoder
         self._diffusion = diffusion
         self._vae = vae
         self._describers = describers
         self._close = close
+        self.adapters = adapters
+        """Stubs of AdapterService, of the stages that hold adapters."""
 
     async def describe(self, deadline: float | None) -> list[stage_pb2.DescribeResponse]:
         """What the encoder, the diffusion and the vae stage are."""
@@ -134,6 +144,7 @@ def connect_stages(encoder: str, diffusion: str, vae: str, ready_seconds: float 
         vae=stub(vae_pb2_grpc.VaeServiceStub, vae),
         describers=[stub(stage_pb2_grpc.StageServiceStub, target) for target in (encoder, diffusion, vae)],
         close=close,
+        adapters=[stub(adapter_pb2_grpc.AdapterServiceStub, target) for target in (encoder, diffusion)],
     )
 
 

@@ -92,6 +92,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[:SCALE]",
         help="LoRA adapter of the server, scale -3 to 3 (default: 1)",
     )
+    song.add_argument(
+        "--trained-scale",
+        action="store_true",
+        help="multiply the scale of every adapter by the one that it was trained with, as its file states it (default: the scale alone)",
+    )
     song.add_argument("--num-variants", type=whole_number(32), metavar="N", help="songs to make, 1 to 16 (default: one per seed, or 1)")
 
     sampling = parser.add_argument_group("sampling")
@@ -136,6 +141,8 @@ def build_request(args: argparse.Namespace, audio_format: music_pb2.AudioFormat,
             sampling.cfg_type = CFG_TYPES[value]
         else:
             setattr(sampling, name, value)
+    for adapter in args.adapter:
+        adapter.use_trained_scale = args.trained_scale
     return music_pb2.GenerateRequest(
         prompt=music_pb2.Prompt(tags=args.tags, lyrics=read_lyrics(args.lyrics, args.lyrics_file), negative_tags=args.negative_tags),
         sampling=sampling,

@@ -131,3 +131,9 @@ def test_adapters_have_a_name_and_maybe_a_scale() -> None:
         ("rap", False, 0),
         ("jazz", True, -0.5),
     ]
+
+
+def test_the_trained_scale_is_asked_for_every_adapter() -> None:
+    for flags, expected in (((), False), (("--trained-scale",), True)):
+        request = _request("--adapter", "a", "--adapter", "b:2", *flags)
+        assert [adapter.use_trained_scale for adapter in request.adapters] == [expected] * 2
