@@ -8,6 +8,7 @@ from google.protobuf import struct_pb2
 
 import acestep_rpc
 from acestep_rpc.v1 import music_pb2, sampling_pb2, stage_pb2
+from orchestrator.corrections import corrections
 from orchestrator.lyric_diff import diff_lyrics
 from orchestrator.plan import Plan
 from orchestrator.splice import Splice
@@ -85,6 +86,7 @@ def write_receipt(
         "use_erg_diffusion": sampling.use_erg_diffusion,
         "oss_steps": list(sampling.oss_steps),
         **_adapter_fields(plan),
+        "corrections": corrections(plan, audio_duration),
         "timecosts": {name: round(seconds, 4) for name, seconds in vars(timecosts).items()},
         "stages": {description.stage: _stage(description) for description in descriptions},
         "version": acestep_rpc.__version__,

@@ -84,7 +84,7 @@ def test_a_run_without_any_evaluation_is_its_noise():
 
 
 @pytest.mark.parametrize("solver", SchedulerType)
-def test_a_song_has_the_same_bits_alone_and_in_company(solver):
+def test_defects_11_and_12_a_song_has_the_same_bits_alone_and_in_company(solver):
     sampler = Sampler(tiny.transformer())
     params = tiny.sampling_params(5, solver)
     (alone,) = run(sampler, *sampler.start(tiny.sampling_request(seeds=(3,), params=params)))

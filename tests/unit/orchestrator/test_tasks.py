@@ -104,7 +104,7 @@ def test_a_bad_field_is_named(fields: dict[str, Any], field: str) -> None:
     assert violations(**fields) == [field]
 
 
-def test_an_edit_masks_the_lyrics_of_its_null_condition() -> None:
+def test_defect_26_an_edit_masks_the_lyrics_of_its_null_condition() -> None:
     assert planned(edit=MINIMAL["edit"]).null_condition == encoder_pb2.NULL_CONDITION_MASKED
     assert planned(edit=MINIMAL["edit"], sampling={"guidance_scale": 1}).null_condition == encoder_pb2.NULL_CONDITION_UNSPECIFIED
 
