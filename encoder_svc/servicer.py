@@ -17,6 +17,7 @@ from acestep_rpc.torch_tensor import pack
 from acestep_rpc.v1 import encoder_pb2, encoder_pb2_grpc, sampling_pb2, stage_pb2, stage_pb2_grpc, tensor_pb2
 from encoder_svc.adapters import NAME, AdapterError, AdapterStore
 from encoder_svc.encoder import Conditioning, NullCondition, PromptEncoder
+from encoder_svc.known_tags import KnownTags, ReadTags
 from encoder_svc.lyrics.lyric_tokenizer import LANGUAGES, MAX_LYRIC_CHARACTERS, MAX_LYRIC_TOKENS, EncodedLyrics, LyricTokenizer
 from encoder_svc.settings import Settings
 from encoder_svc.text_tokenizer import MAX_PROMPT_CHARACTERS, MAX_PROMPT_TOKENS
@@ -42,9 +43,18 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         lyric_tokenizer: Of the same checkpoint.
         adapters: What requests can name.
         worker: The stage's only thread for torch.
+        known_tags: Of the same checkpoint; None: it takes every text.
     """
 
-    def __init__(self, encoder: PromptEncoder, lyric_tokenizer: LyricTokenizer, adapters: AdapterStore, worker: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        encoder: PromptEncoder,
+        lyric_tokenizer: LyricTokenizer,
+        adapters: AdapterStore,
+        worker: ThreadPoolExecutor,
+        known_tags: KnownTags | None = None,
+    ) -> None:
+        self._known_tags = known_tags
         self._encoder = encoder
         self._lyric_tokenizer = lyric_tokenizer
         self._adapters = adapters
@@ -61,12 +71,24 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         negative_tags = _negative_tags(request)
         selections = read_adapters(request.adapters)
         trained = {adapter.name for adapter in request.adapters if adapter.use_trained_scale}
+        tags, negative_tags = self._read_tags(request.tags, negative_tags)
         loop = asyncio.get_running_loop()
         lyrics = await loop.run_in_executor(self._worker, self._lyric_tokenizer.encode, request.lyrics)
+        null_condition = _NULL_CONDITIONS[request.null_condition]
         conditioning = await loop.run_in_executor(
-            self._worker, self._encode, request.tags, lyrics, _NULL_CONDITIONS[request.null_condition], selections, trained, negative_tags
+            self._worker, self._encode, tags.text, lyrics, null_condition, selections, trained, negative_tags
         )
-        return await loop.run_in_executor(self._worker, _to_response, conditioning, lyrics)
+        return await loop.run_in_executor(self._worker, _to_response, conditioning, lyrics, tags)
+
+    def _read_tags(self, tags: str, negative_tags: str | None) -> tuple[ReadTags, str | None]:
+        """Both in the checkpoint's words, and what became of them."""
+        if self._known_tags is None:
+            return ReadTags(tags, ()), negative_tags
+        read = self._known_tags.read(tags)
+        if negative_tags is None:
+            return read, None
+        negative = self._known_tags.read(negative_tags)
+        return ReadTags(read.text, read.warnings + tuple(f"negative tags: {warning}" for warning in negative.warnings)), negative.text
 
     def _encode(
         self,
@@ -133,7 +155,7 @@ async def load(settings: Settings) -> Sequence[Registration]:
     return (
         Registration(
             "acestep_rpc.v1.EncoderService",
-            EncoderServicer(encoder, lyric_tokenizer, adapters, worker),
+            EncoderServicer(encoder, lyric_tokenizer, adapters, worker, KnownTags.load(settings.checkpoint)),
             encoder_pb2_grpc.add_EncoderServiceServicer_to_server,
         ),
         Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server),
@@ -232,7 +254,7 @@ def _refuse_control_characters(field: str, tags: str) -> None:
         raise InvalidRequest(field, "".join(controls), "text without control characters")
 
 
-def _to_response(conditioning: Conditioning, lyrics: EncodedLyrics) -> encoder_pb2.EncodePromptResponse:
+def _to_response(conditioning: Conditioning, lyrics: EncodedLyrics, tags: ReadTags) -> encoder_pb2.EncodePromptResponse:
     def packed(tensor: torch.Tensor | None) -> tensor_pb2.Tensor | None:
         return None if tensor is None else pack(tensor)
 
@@ -256,4 +278,6 @@ def _to_response(conditioning: Conditioning, lyrics: EncodedLyrics) -> encoder_p
             )
             for number, line in enumerate(lyrics.lines, start=1)
         ],
+        tags=tags.text,
+        tag_warnings=tags.warnings,
     )

@@ -48,3 +48,8 @@ class TextTokenizer:
         if len(ids) > MAX_PROMPT_TOKENS:
             raise InvalidRequest(field, f"{len(ids)} tokens", f"at most {MAX_PROMPT_TOKENS} tokens, end token included")
         return ids
+
+    def encode_beginning(self, tags: str) -> list[int]:
+        """Token ids of as much of a prompt as fits into `MAX_PROMPT_TOKENS`, end token included: what training does with long captions."""
+        ids: list[int] = self._tokenizer(tags, truncation=True, max_length=MAX_PROMPT_TOKENS)["input_ids"]
+        return ids

@@ -107,7 +107,7 @@ async def generate(
     REAL_TIME_FACTOR.labels("orchestrator").observe(audio_seconds / clock.total())
     log("generated", songs=len(songs), audio_seconds=audio_seconds, seconds=round(clock.total(), 3))
     lines = (target or encoded).lines
-    warnings = _warnings(target or encoded)
+    warnings = _warnings(encoded) if target is None else _warnings(target) + [f"source: {warning}" for warning in _warnings(encoded)]
     completed = music_pb2.GenerateResult(songs=songs, warnings=warnings, lyric_lines=lines, lyric_changes=lyric_changes)
     yield events.stamp(completed=completed)
 
@@ -153,7 +153,7 @@ def _decoded_seconds(variant_index: int, num_variants: int, file: SongFile, samp
 
 
 def _warnings(encoded: encoder_pb2.EncodePromptResponse) -> list[str]:
-    warnings = []
+    warnings = list(encoded.tag_warnings)
     for line in encoded.lines:
         warnings += [f"line {line.line_number}: {warning}" for warning in line.warnings]
         if line.unknown_characters:

@@ -154,9 +154,12 @@ def _short(name: str, prefix: str) -> str:
 
 
 def _stage(description: stage_pb2.DescribeResponse) -> dict[str, Any]:
-    return {
+    fields: dict[str, Any] = {
         "model_digest": description.model_digest,
         "dtype": description.dtype,
         "device": description.device,
         "versions": dict(description.versions),
     }
+    if "vocoder" in description.features:
+        fields["vocoder"] = description.features["vocoder"]
+    return fields

@@ -92,6 +92,7 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
                     dtype=description.dtype,
                     device=description.device,
                     versions=dict(description.versions),
+                    vocoder=description.features.get("vocoder", ""),
                 )
                 for description in descriptions
             ],

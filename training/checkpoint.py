@@ -6,7 +6,7 @@ Only `ace_step_transformer` is read and written; the other networks of the folde
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,13 @@ def _read_tensors(folder: Path, device: torch.device, dtype: torch.dtype) -> Ite
             raise CheckpointError(f"{path}: {error}") from error
 
 
-def save_transformer(model: TrainableTransformer, checkpoint: Path, dtype: torch.dtype = torch.bfloat16, with_dead: bool = True) -> None:
+def save_transformer(
+    model: TrainableTransformer,
+    checkpoint: Path,
+    dtype: torch.dtype = torch.bfloat16,
+    with_dead: bool = True,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write `ace_step_transformer` into a checkpoint folder; the folder appears when it is whole.
 
     Args:
@@ -67,6 +73,7 @@ def save_transformer(model: TrainableTransformer, checkpoint: Path, dtype: torch
         dtype: Of the file. The reference stores bfloat16.
         with_dead: Write zeros for the tensors that no computation reads, as loaders outside this project may ask for them. Our stages do
             not: a checkpoint that must be small leaves them out.
+        weights: All of the model's, in their place; None: its own.
     Raises:
         FileExistsError: The checkpoint has a transformer already.
     """
@@ -74,7 +81,7 @@ def save_transformer(model: TrainableTransformer, checkpoint: Path, dtype: torch
     if target.exists():
         raise FileExistsError(f"{target} exists")
     checkpoint.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in (weights or model.state_dict()).items()}
     if with_dead:
         state |= {name: torch.zeros(shape, dtype=dtype) for name, shape in dead_tensors(model).items()}
     with tempfile.TemporaryDirectory(dir=checkpoint, prefix=f".{FOLDER}-") as partial:

@@ -3,7 +3,7 @@
 B batch, L text tokens, N lyric tokens.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -36,6 +36,10 @@ class Conditions:
         """Mask over speaker, text and lyrics, [B, 1 + L + N] bool; the speaker token is always attended."""
         speaker = self.text_mask.new_ones(len(self.text_mask), 1)
         return torch.cat([speaker != 0, self.text_mask != 0, self.lyric_mask != 0], dim=1)
+
+    def to(self, device: torch.device) -> "Conditions":
+        """The same on a device."""
+        return Conditions(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def drop_conditions(

@@ -56,7 +56,12 @@ def denoising_loss(velocity: Tensor, noisy: Tensor, latents: Tensor, sigmas: Ten
             reference has that always.
     """
     denoised = noisy - sigmas[:, None, None, None] * velocity
-    frame_errors = (denoised - latents).square().mean(dim=(1, 2))  # [B, T]
+    return masked_mean(denoised - latents, frame_mask)
+
+
+def masked_mean(errors: Tensor, frame_mask: Tensor | None = None) -> Tensor:
+    """Mean square of errors [B, 8, 16, T]; under a mask [B, T] over each item's real frames, every item weighing the same."""
+    frame_errors = errors.square().mean(dim=(1, 2))  # [B, T]
     if frame_mask is None:
         return frame_errors.mean()
     mask = frame_mask.to(frame_errors.dtype)
@@ -94,6 +99,7 @@ def flow_matching_losses(
     noise: Tensor,
     sigmas: Tensor,
     frame_mask: Tensor | None = None,
+    velocity: bool = False,
 ) -> Losses:
     """One evaluation of the network and its losses.
 
@@ -106,10 +112,15 @@ def flow_matching_losses(
         noise: Standard normal, like the latents.
         sigmas: Noise levels, [B].
         frame_mask: [B, T], 1 = real; padding is on the right. Padding then touches neither the network nor a loss. None: no padding.
+        velocity: Weigh all noise levels alike: the error of the velocity itself, not of the denoised estimate.
     """
     noisy = add_noise(latents, noise, sigmas)
     prediction = model.predict(noisy, NUM_TRAIN_TIMESTEPS * sigmas, conditions, frame_mask)
-    denoising = denoising_loss(prediction.velocity.float(), noisy, latents, sigmas, frame_mask)
+    predicted = prediction.velocity.float()
+    if velocity:
+        denoising = masked_mean(predicted - (noise - latents), frame_mask)
+    else:
+        denoising = denoising_loss(predicted, noisy, latents, sigmas, frame_mask)
     projections = projection_losses(
         model.projectors,  # type: ignore[arg-type]
         model.config.ssl_names,

@@ -7,9 +7,10 @@ same special tokens at the same ids. Pieces and merges are our own.
 
 import json
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 MAX_TAG_TOKENS = 512
@@ -94,6 +95,29 @@ def tags_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(replacement="▁", prepend_scheme="always")])
+    return _umt5_form(tokenizer)
+
+
+def tag_list_tokenizer(tags: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer for prompts that are lists of known tags, "rock, 129 bpm, C minor": each tag is one token, commas are none.
+
+    A tag that it does not know is spelt in known tags, characters and bytes; case and the space around commas are ignored.
+
+    Args:
+        tags: The known ones.
+    """
+    vocabulary: dict[str, float] = {"<pad>": 0.0, "</s>": 0.0, "<unk>": -12.0}
+    vocabulary |= {f"<0x{byte:02X}>": -11.0 for byte in range(256)}
+    vocabulary |= dict.fromkeys((" ", *(chr(code) for code in range(0x21, 0x7F))), -10.0)
+    vocabulary |= {tag.lower(): -1.0 for tag in tags}
+    tokenizer = Tokenizer(models.Unigram(list(vocabulary.items()), unk_id=2, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s*,\s*"), "removed")
+    tokenizer.decoder = decoders.ByteFallback()
+    return _umt5_form(tokenizer)
+
+
+def _umt5_form(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
@@ -104,13 +128,13 @@ def tags_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def lyric_vocabulary() -> str:
-    """A `tokenizers` JSON file: BPE merges of LYRIC_LINES, every id below LYRIC_VOCABULARY_SIZE."""
+def lyric_vocabulary(lines: str = LYRIC_LINES) -> str:
+    """A `tokenizers` JSON file: BPE merges of lines of lyrics, every id below LYRIC_VOCABULARY_SIZE."""
     trained = Tokenizer(models.BPE(unk_token="[UNK]"))  # noqa: S106
     trained.pre_tokenizer = pre_tokenizers.Whitespace()
     alphabet = _alphabet()
     trainer = trainers.BpeTrainer(min_frequency=2, initial_alphabet=alphabet, limit_alphabet=len(alphabet), show_progress=False)
-    trained.train_from_iterator(LYRIC_LINES.splitlines(), trainer)
+    trained.train_from_iterator(lines.splitlines(), trainer)
     document: dict[str, Any] = json.loads(trained.to_str())
 
     special = SPECIAL_IDS | LANGUAGE_IDS | STRUCTURE_IDS

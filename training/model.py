@@ -122,7 +122,7 @@ class TrainableTransformer(Transformer):
             x = self._run(block, x, modulation, (), self.rotary, tables, None, frame_mask, key_mask, isolated, (), context)
             if index in self.config.ssl_encoder_depths:
                 kept[index] = x
-        return Prediction(self.final_layer(x, embedded), tuple(kept[depth] for depth in self.config.ssl_encoder_depths))
+        return Prediction(self.final_layer(x, embedded).contiguous(), tuple(kept[depth] for depth in self.config.ssl_encoder_depths))
 
     def encode_lyrics(self, ids: Tensor, mask: Tensor) -> Tensor:
         """States [B, N, W] of lyric ids [B, N] under a mask [B, N], as the encoder stage computes them."""

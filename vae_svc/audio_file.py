@@ -23,6 +23,10 @@ _LAST_PAGE = 0x04  # flag of an Ogg page
 _MAX_PAGE_BYTES = 65307
 
 
+class UnusableAudio(InvalidRequest):
+    """A file is no audio, damaged, or not what this project hears."""
+
+
 @dataclass(frozen=True)
 class AudioFile:
     """A decoded file.
@@ -30,10 +34,12 @@ class AudioFile:
     Args:
         waveform: [C, S] float32, C 1 or 2.
         sample_rate: In Hz.
+        clipped: There is more in the file.
     """
 
     waveform: torch.Tensor
     sample_rate: int
+    clipped: bool = False
 
     @property
     def duration_seconds(self) -> float:
@@ -41,45 +47,51 @@ class AudioFile:
         return self.waveform.shape[1] / self.sample_rate
 
 
-def read_audio(path: Path, max_duration_seconds: float) -> AudioFile:
+def read_audio(path: Path, max_duration_seconds: float, clip: bool = False) -> AudioFile:
     """Decode a file.
 
     Args:
         path: Its format is told by its content.
         max_duration_seconds: Reading stops as soon as it is longer.
+        clip: A longer file is cut to this length instead of refused; whether the rest is whole is then not known.
     Raises:
-        InvalidRequest: No audio file, damaged, cut off, empty, too long, more than two channels, or values that are no audio.
+        UnusableAudio: No audio file, damaged, cut off, empty, too long without `clip`, more than two channels, or values that are no
+            audio.
     """
     try:
         with soundfile.SoundFile(path) as file:
             if file.channels > MAX_CHANNELS:
-                raise InvalidRequest("data", f"{file.channels} channels", "mono or stereo; mix it down first")
+                raise UnusableAudio("data", f"{file.channels} channels", "mono or stereo; mix it down first")
             if not MIN_SAMPLE_RATE <= file.samplerate <= MAX_SAMPLE_RATE:
-                raise InvalidRequest("data", f"{file.samplerate} Hz", f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz")
-            samples = _read_frames(file, max_duration_seconds)
+                raise UnusableAudio("data", f"{file.samplerate} Hz", f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz")
+            samples, clipped = _read_frames(file, max_duration_seconds, clip)
             sample_rate: int = file.samplerate
-            _check_complete(file, path, len(samples))
+            if not clipped:
+                _check_complete(file, path, len(samples))
     except soundfile.SoundFileError as error:
-        raise InvalidRequest("data", str(error).strip() or "damaged", "a complete audio file that libsndfile reads") from error
+        raise UnusableAudio("data", str(error).strip() or "damaged", "a complete audio file that libsndfile reads") from error
     if len(samples) == 0:
-        raise InvalidRequest("data", "0 samples", "at least one")
+        raise UnusableAudio("data", "0 samples", "at least one")
     peak = float(np.abs(samples).max())
     if not peak <= MAX_PEAK:  # also false for NaN
-        raise InvalidRequest("data", f"samples up to {peak:g}", f"finite samples within -{MAX_PEAK:g} to {MAX_PEAK:g}; full scale is 1")
-    return AudioFile(torch.from_numpy(samples).t().contiguous(), sample_rate)
+        raise UnusableAudio("data", f"samples up to {peak:g}", f"finite samples within -{MAX_PEAK:g} to {MAX_PEAK:g}; full scale is 1")
+    return AudioFile(torch.from_numpy(samples).t().contiguous(), sample_rate, clipped)
 
 
-def _read_frames(file: soundfile.SoundFile, max_duration_seconds: float) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """All frames, [S, C]."""
+def _read_frames(
+    file: soundfile.SoundFile, max_duration_seconds: float, clip: bool
+) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float32]], bool]:
+    """All frames, [S, C], or the first ones, and whether there are more."""
     max_frames = int(max_duration_seconds * file.samplerate)
     blocks = []
     num_frames = 0
-    while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
+    while num_frames <= max_frames and len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
         num_frames += len(block)
-        if num_frames > max_frames:
-            raise InvalidRequest("data", f"more than {max_duration_seconds:g} seconds", f"at most {max_duration_seconds:g} seconds")
         blocks.append(block)
-    return np.concatenate(blocks) if blocks else np.zeros((0, file.channels), np.float32)
+    if num_frames > max_frames and not clip:
+        raise UnusableAudio("data", f"more than {max_duration_seconds:g} seconds", f"at most {max_duration_seconds:g} seconds")
+    frames = np.concatenate(blocks) if blocks else np.zeros((0, file.channels), np.float32)
+    return frames[:max_frames], num_frames > max_frames
 
 
 def _check_complete(file: soundfile.SoundFile, path: Path, num_frames: int) -> None:
@@ -93,7 +105,7 @@ def _check_complete(file: soundfile.SoundFile, path: Path, num_frames: int) -> N
     elif file.format != "MP3":  # whose length is often only an estimate
         cut_off = cut_off or num_frames < file.frames
     if cut_off:
-        raise InvalidRequest("data", f"{file.format} file that is cut off after {num_frames} frames", "a complete file")
+        raise UnusableAudio("data", f"{file.format} file that is cut off after {num_frames} frames", "a complete file")
 
 
 def _ends_with_last_page(path: Path) -> bool:

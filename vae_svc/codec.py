@@ -5,7 +5,7 @@
     encode   the same backwards, without the vocoder
 
 Pieces carry the margin that their convolutions can see, so together they equal the whole-song result to rounding, and memory hardly
-grows with the length.
+grows with the length. How the mel becomes sound, and in which pieces, is the vocoder's affair.
 
 B batch, S samples, T latent frames of 4096 samples at 44.1 kHz, W latent frames of a piece.
 """
@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from torch import Tensor
 
-from vae_svc.model.dcae import FRAMES_PER_LATENT, LATENT_CHANNELS, Dcae
+from vae_svc.model.dcae import FRAMES_PER_LATENT, IMAGE_CHANNELS, LATENT_CHANNELS, Dcae
 from vae_svc.model.efficient_vit import spans
+from vae_svc.model.griffin_lim import MelGriffinLim
 from vae_svc.model.mel import LogMel
 from vae_svc.model.resample import Resampler, num_output_samples, resample
 from vae_svc.model.vocoder import Vocoder
-from vae_svc.model.vocoder_config import receptive_frames
 
 SAMPLE_RATE = 44100
 HOP_LENGTH = 512  # samples of a mel frame
@@ -47,14 +47,12 @@ class Codec:
         piece_latents: Latent frames at a time.
     """
 
-    def __init__(self, autoencoder: AutoencoderDC, vocoder: Vocoder, piece_latents: int = PIECE_LATENTS) -> None:
+    def __init__(self, autoencoder: AutoencoderDC, vocoder: Vocoder | MelGriffinLim, piece_latents: int = PIECE_LATENTS) -> None:
         self.piece_latents = piece_latents
-        self.device = next(vocoder.parameters()).device
+        self.device = next(autoencoder.parameters()).device
         self.vocoder = vocoder
         self.dcae = Dcae(autoencoder, piece_latents)
         self.log_mel = LogMel(vocoder.config.mel, self.device)
-        self.vocoder_halo = -(-receptive_frames(vocoder.config) // FRAMES_PER_LATENT)
-        """Latent frames that the vocoder needs on either side of a piece; 12 for the official architecture."""
 
     def encode(self, waveform: Tensor, sample_rate: int) -> Tensor:
         """Encode a waveform to latents.
@@ -114,22 +112,21 @@ class Codec:
         raw = latents.to(self.device, torch.float32) / LATENT_SCALE + LATENT_SHIFT
         hidden_states = self.dcae.decode_global(raw[None])
         resampler = Resampler(SAMPLE_RATE, sample_rate)
-        mel = raw.new_empty(2, NUM_MELS, 0)  # frames of the latents mel_start to mel_stop
-        mel_start = mel_stop = 0
-        for start, stop in spans(num_latents, self.piece_latents):
-            low, high = max(start - self.vocoder_halo, 0), min(stop + self.vocoder_halo, num_latents)
-            kept = mel[..., (low - mel_start) * FRAMES_PER_LATENT :]
-            mel = torch.cat([kept, self._decode_mel(hidden_states, mel_stop, high)], dim=-1) if high > mel_stop else kept
-            mel_start, mel_stop = low, high
-            waveform = self.vocoder(mel)[:, (start - low) * SAMPLES_PER_LATENT : (stop - low) * SAMPLES_PER_LATENT]
-            yield resampler.push(waveform, last=stop == num_latents).cpu()
+        cuts = [(start * FRAMES_PER_LATENT, stop * FRAMES_PER_LATENT) for start, stop in spans(num_latents, self.piece_latents)]
+        samples_left = num_latents * SAMPLES_PER_LATENT
+        for waveform in self.vocoder.stream(lambda start, stop: self._decode_mel(hidden_states, start, stop), cuts):
+            samples_left -= waveform.shape[-1]
+            yield resampler.push(waveform, last=samples_left == 0).cpu()
 
     def _decode_mel(self, hidden_states: Tensor, start: int, stop: int) -> Tensor:
-        """Log-mel of the latents start to stop, [2, 128, 8 * W], from the attention level's output for the whole song."""
+        """Log-mel of the frames start to stop, [2, 128, stop - start], from the attention level's output for the whole song."""
+        if start == stop:
+            return hidden_states.new_empty(IMAGE_CHANNELS, NUM_MELS, 0, dtype=torch.float32)
         columns = self.dcae.decoder_columns_per_latent
-        low = max(start - self.dcae.decoder_halo, 0)
-        images = self.dcae.decode_local(hidden_states[..., low * columns : (stop + self.dcae.decoder_halo) * columns])[0]
-        images = images[..., (start - low) * FRAMES_PER_LATENT : (stop - low) * FRAMES_PER_LATENT]
+        low = max(start // FRAMES_PER_LATENT - self.dcae.decoder_halo, 0)
+        high = -(-stop // FRAMES_PER_LATENT) + self.dcae.decoder_halo
+        images = self.dcae.decode_local(hidden_states[..., low * columns : high * columns])[0]
+        images = images[..., start - low * FRAMES_PER_LATENT : stop - low * FRAMES_PER_LATENT]
         return (images + 1) * ((MEL_MAX - MEL_MIN) / 2) + MEL_MIN
 
 

@@ -26,8 +26,9 @@ from vae_svc.audio_file import MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, A
 from vae_svc.codec import LATENT_ROWS, Codec, num_samples
 from vae_svc.model.dcae import LATENT_CHANNELS
 from vae_svc.model.resample import resample
+from vae_svc.model.vocoder_config import VocoderConfig
 from vae_svc.settings import Settings
-from vae_svc.weights import VOCODER_FOLDER, build_vocoder, load_codec
+from vae_svc.weights import VOCODER_FOLDER, load_codec, read_vocoder_config
 
 DEFAULT_SAMPLE_RATE = 48000
 MESSAGE_SAMPLES = 1 << 17
@@ -204,6 +205,7 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
                 "max_channels": MAX_CHANNELS,
                 "max_latent_frames": settings.max_latent_frames,
             },
+            features={"vocoder": codec.vocoder.class_name},
         )
 
     async def Describe(self, request: stage_pb2.DescribeRequest, context: grpc.aio.ServicerContext[Any, Any]) -> stage_pb2.DescribeResponse:
@@ -216,9 +218,9 @@ async def load(settings: Settings) -> Sequence[Registration]:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = choose_device(settings.device)
-    with torch.device("meta"):
-        vocoder = build_vocoder(settings.checkpoint / VOCODER_FOLDER)
-    dtype = choose_dtype(settings.dtype, device, vocoder.config.upsample_initial_channel)
+    vocoder = read_vocoder_config(settings.checkpoint / VOCODER_FOLDER)
+    # a vocoder without convolutions leaves those of the DCAE, which are narrow
+    dtype = choose_dtype(settings.dtype, device, vocoder.upsample_initial_channel if isinstance(vocoder, VocoderConfig) else 0)
     worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vae")
     loaded = await asyncio.get_running_loop().run_in_executor(worker, lambda: load_codec(settings.checkpoint, device, dtype))
     log("weights_loaded", stage="vae", device=str(device), dtype=str(dtype), digest=loaded.model_digest)
@@ -250,7 +252,7 @@ def choose_dtype(name: str, device: torch.device, vocoder_channels: int) -> torc
     Args:
         name: auto, float32 or bfloat16.
         device: Where the codec runs.
-        vocoder_channels: Widest convolution of the vocoder.
+        vocoder_channels: Widest convolution of the vocoder, 0 for one without.
     """
     named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if name in named:

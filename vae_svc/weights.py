@@ -1,11 +1,12 @@
 """Checkpoint folders to the codec's networks. Strict: a missing, unexpected or misshapen tensor stops the start.
 
-Reads `music_dcae_f8c8/` and `music_vocoder/`: config.json and diffusion_pytorch_model.safetensors, or its shards with their index.
+Reads `music_dcae_f8c8/` and `music_vocoder/`: config.json and diffusion_pytorch_model.safetensors, or its shards with their index. The
+vocoder's kind is the `_class_name` of its config; `MelGriffinLim` has no weights.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from torch import Tensor, nn
 
 from vae_svc.codec import HOP_LENGTH, NUM_MELS, SAMPLE_RATE, Codec
 from vae_svc.model import dcae, vocoder
+from vae_svc.model.griffin_lim import MelGriffinLim
+from vae_svc.model.griffin_lim_config import GriffinLimConfig, griffin_lim_config_from_dict
 from vae_svc.model.vocoder import Vocoder
-from vae_svc.model.vocoder_config import config_from_dict
+from vae_svc.model.vocoder_config import VocoderConfig, config_from_dict
 
 DCAE_FOLDER = "music_dcae_f8c8"
 VOCODER_FOLDER = "music_vocoder"
@@ -37,7 +40,8 @@ class LoadedCodec:
 
     Args:
         codec: Ready to run.
-        model_digest: SHA-256 (hex) over name, type, shape and bytes of every tensor as it lies in the checkpoint.
+        model_digest: SHA-256 (hex) over name, type, shape and bytes of every tensor as it lies in the checkpoint, and over the parameters
+            of a vocoder without tensors.
     """
 
     codec: Codec
@@ -57,19 +61,31 @@ def load_codec(checkpoint: Path, device: torch.device, dtype: torch.dtype) -> Lo
     digest = hashlib.sha256()
     with torch.device("meta"):
         autoencoder = build_dcae(checkpoint / DCAE_FOLDER)
-        synthesizer = build_vocoder(checkpoint / VOCODER_FOLDER)
     tensors = _read_tensors(checkpoint / DCAE_FOLDER, digest)
     _check(tensors, dcae_tensors(autoencoder), {}, checkpoint / DCAE_FOLDER)
     _assign(autoencoder, tensors, dcae.FLOAT32_LAYERS, device, dtype)
-    tensors = _respell(_read_tensors(checkpoint / VOCODER_FOLDER, digest))
-    _check(tensors, vocoder_tensors(synthesizer), mel_tensors(synthesizer), checkpoint / VOCODER_FOLDER)
-    _assign(synthesizer, _fold_weight_norm(tensors), vocoder.FLOAT32_LAYERS, device, dtype)
+    synthesizer = _load_vocoder(checkpoint / VOCODER_FOLDER, device, dtype, digest)
     return LoadedCodec(Codec(autoencoder, synthesizer), digest.hexdigest())
+
+
+def _load_vocoder(folder: Path, device: torch.device, dtype: torch.dtype, digest: "hashlib._Hash") -> Vocoder | MelGriffinLim:
+    config = read_vocoder_config(folder)
+    if isinstance(config, GriffinLimConfig):
+        if surplus := sorted(path.name for path in folder.glob("*.safetensors*")):
+            raise CheckpointError(f"{folder}: {MelGriffinLim.class_name} has no weights, but here is {surplus[0]}")
+        digest.update(f"{folder.name} {config}\n".encode())
+        return MelGriffinLim(config, device)
+    with torch.device("meta"):
+        synthesizer = build_vocoder(config)
+    tensors = _respell(_read_tensors(folder, digest))
+    _check(tensors, vocoder_tensors(synthesizer), mel_tensors(synthesizer), folder)
+    _assign(synthesizer, _fold_weight_norm(tensors), vocoder.FLOAT32_LAYERS, device, dtype)
+    return synthesizer
 
 
 def build_dcae(folder: Path) -> AutoencoderDC:
     """The autoencoder that a folder's config.json describes, on torch's default device, without its weights."""
-    config = _read_config(folder)
+    config = _without_private(_read_json(folder / "config.json"))
     try:
         autoencoder: AutoencoderDC = AutoencoderDC.from_config(config)
         dcae.check(autoencoder)
@@ -79,16 +95,42 @@ def build_dcae(folder: Path) -> AutoencoderDC:
     return autoencoder
 
 
-def build_vocoder(folder: Path) -> Vocoder:
-    """The vocoder that a folder's config.json describes, on torch's default device, without its weights."""
-    config = _read_config(folder)
+def read_vocoder_config(folder: Path) -> VocoderConfig | GriffinLimConfig:
+    """The vocoder that a folder's config.json describes; its type says the kind. A config that names none is the official network's.
+
+    Raises:
+        CheckpointError: The kind is unknown, or its parameters make no vocoder.
+    """
+    path = folder / "config.json"
+    values = _read_json(path)
+    kind = values.get("_class_name", Vocoder.class_name)
+    if not isinstance(kind, str) or kind not in _VOCODERS:
+        raise CheckpointError(f"{path}: _class_name is {kind!r}; the known vocoders are {', '.join(_VOCODERS)}")
     try:
-        parsed = config_from_dict(config)
-        if (parsed.mel.sample_rate, parsed.mel.hop_length, parsed.mel.n_mels) != (SAMPLE_RATE, HOP_LENGTH, NUM_MELS):
+        config = _VOCODERS[kind](_without_private(values))
+        if (config.mel.sample_rate, config.mel.hop_length, config.mel.n_mels) != (SAMPLE_RATE, HOP_LENGTH, NUM_MELS):
             raise ValueError(f"sampling_rate, hop_length and n_mels must be {SAMPLE_RATE}, {HOP_LENGTH} and {NUM_MELS}")
-        return Vocoder(parsed).eval().requires_grad_(False)
-    except (TypeError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
+    except (TypeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return config
+
+
+_VOCODERS: dict[str, Callable[[Mapping[str, Any]], VocoderConfig | GriffinLimConfig]] = {
+    Vocoder.class_name: config_from_dict,
+    MelGriffinLim.class_name: griffin_lim_config_from_dict,
+}
+
+
+def build_vocoder(config: VocoderConfig) -> Vocoder:
+    """A neural vocoder on torch's default device, without its weights.
+
+    Raises:
+        CheckpointError: The config has impossible sizes.
+    """
+    try:
+        return Vocoder(config).eval().requires_grad_(False)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{VOCODER_FOLDER}: {error}") from error
 
 
 def dcae_tensors(autoencoder: AutoencoderDC) -> Shapes:
@@ -117,8 +159,7 @@ def mel_tensors(synthesizer: Vocoder) -> Shapes:
     }
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    config = _read_json(folder / "config.json")
+def _without_private(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if not key.startswith("_")}
 
 

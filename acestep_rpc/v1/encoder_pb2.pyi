@@ -101,9 +101,13 @@ class LyricLine(_message.Message):
     def __init__(self, line_number: _Optional[int] = ..., language: _Optional[str] = ..., normalized_text: _Optional[str] = ..., token_count: _Optional[int] = ..., unknown_characters: _Optional[_Iterable[str]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class EncodePromptResponse(_message.Message):
-    __slots__ = ("conditioning", "lines")
+    __slots__ = ("conditioning", "lines", "tags", "tag_warnings")
     CONDITIONING_FIELD_NUMBER: _ClassVar[int]
     LINES_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    TAG_WARNINGS_FIELD_NUMBER: _ClassVar[int]
     conditioning: Conditioning
     lines: _containers.RepeatedCompositeFieldContainer[LyricLine]
-    def __init__(self, conditioning: _Optional[_Union[Conditioning, _Mapping]] = ..., lines: _Optional[_Iterable[_Union[LyricLine, _Mapping]]] = ...) -> None: ...
+    tags: str
+    tag_warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, conditioning: _Optional[_Union[Conditioning, _Mapping]] = ..., lines: _Optional[_Iterable[_Union[LyricLine, _Mapping]]] = ..., tags: _Optional[str] = ..., tag_warnings: _Optional[_Iterable[str]] = ...) -> None: ...

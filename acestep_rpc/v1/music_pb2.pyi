@@ -405,7 +405,7 @@ class ParameterLimit(_message.Message):
     def __init__(self, field: _Optional[str] = ..., minimum: _Optional[float] = ..., maximum: _Optional[float] = ..., default_value: _Optional[float] = ...) -> None: ...
 
 class StageInfo(_message.Message):
-    __slots__ = ("stage", "model_digest", "dtype", "device", "versions")
+    __slots__ = ("stage", "model_digest", "dtype", "device", "versions", "vocoder")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -418,12 +418,14 @@ class StageInfo(_message.Message):
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    VOCODER_FIELD_NUMBER: _ClassVar[int]
     stage: str
     model_digest: str
     dtype: str
     device: str
     versions: _containers.ScalarMap[str, str]
-    def __init__(self, stage: _Optional[str] = ..., model_digest: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    vocoder: str
+    def __init__(self, stage: _Optional[str] = ..., model_digest: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., vocoder: _Optional[str] = ...) -> None: ...
 
 class GetCapabilitiesResponse(_message.Message):
     __slots__ = ("parameters", "tasks", "schedulers", "cfg_types", "formats", "lyric_languages", "adapters", "structure_tags", "max_prompt_tokens", "max_lyric_tokens", "stages", "version")

@@ -48,7 +48,7 @@ class EncodedLyrics:
     lines: list[EncodedLine]
 
 
-class _Unreadable(Exception):
+class UnreadableLine(ValueError):
     """A line cannot be encoded; the message says why."""
 
 
@@ -85,8 +85,8 @@ class LyricTokenizer:
         for number, raw in enumerate(lyrics.split("\n"), start=1):
             text = raw.strip()
             try:
-                line = self._encode_line(text)
-            except _Unreadable as reason:
+                line = self.encode_line(text)
+            except UnreadableLine as reason:
                 violations.append((FIELD, f"line {number}, {_shorten(text)}: {reason}"))
                 if len(violations) == MAX_REPORTED_LINES:
                     break
@@ -100,7 +100,12 @@ class LyricTokenizer:
             raise InvalidRequest(FIELD, f"{len(ids)} tokens", f"at most {MAX_LYRIC_TOKENS} tokens")
         return EncodedLyrics(ids, lines)
 
-    def _encode_line(self, text: str) -> EncodedLine:
+    def encode_line(self, text: str) -> EncodedLine:
+        """Encode one line without whitespace around it.
+
+        Raises:
+            UnreadableLine: It cannot be read.
+        """
         if not text:
             return _BLANK
         return self._encode_cached(text) if len(text) <= MAX_CACHED_CHARACTERS else self._encode_english(text)
@@ -108,12 +113,12 @@ class LyricTokenizer:
     def _encode_english(self, text: str) -> EncodedLine:
         controls = [character for character in text if unicodedata.category(character) == "Cc" and character != "\t"]
         if controls:
-            raise _Unreadable(f"control characters {_listing(controls)} are not allowed")
+            raise UnreadableLine(f"control characters {_listing(controls)} are not allowed")
         normalized, warnings = english.clean(text)
         ids, unknown = self.vocabulary.encode("[en]" + normalized)
         foreign = [letter for letter in normalized if _is_letter(letter) and (letter in unknown or not _is_latin(letter))]
         if foreign:
-            raise _Unreadable(f"letters {_listing(foreign)} cannot be read as English; languages built: {', '.join(LANGUAGES)}")
+            raise UnreadableLine(f"letters {_listing(foreign)} cannot be read as English; languages built: {', '.join(LANGUAGES)}")
         warnings += self._unknown_tags(text)
         return EncodedLine("en", normalized, tuple(ids), tuple(unknown), tuple(warnings))
 

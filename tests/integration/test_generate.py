@@ -145,6 +145,7 @@ async def test_capabilities_name_what_works(music):
     assert limits["sampling.infer_step"].default_value == 60
     assert [stage.stage for stage in capabilities.stages] == ["encoder", "diffusion", "vae"]
     assert all(len(stage.model_digest) == 64 for stage in capabilities.stages)
+    assert [stage.vocoder for stage in capabilities.stages] == ["", "", "ADaMoSHiFiGANV1"]
     assert "[chorus]" in capabilities.structure_tags
 
 

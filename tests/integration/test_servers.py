@@ -1,17 +1,21 @@
 """What every server has: health, reflection, metrics, logs with the request id."""
 
+import io
 import json
 import shutil
 import subprocess
 import sys
 
 import pytest
+import soundfile
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from safetensors.torch import load_file, save_file
 
 from acestep_rpc.channels import connect
+from acestep_rpc.v1 import music_pb2
+from tests.integration.conftest import running
 from tests.integration.requests import generate, song_request
 
 
@@ -41,6 +45,23 @@ async def test_one_request_id_runs_through_all_logs(system, music):
     for server in system.servers.values():
         lines = [json.loads(line) for line in server.log().splitlines()]
         assert any(line.get("request_id") == "trace-me-17" and line["event"] == "request" for line in lines), server.name
+
+
+async def test_a_checkpoint_that_names_the_vocoder_without_weights_sings_and_says_so(checkpoint, adapters, tmp_path):
+    copy = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, copy)
+    shutil.rmtree(copy / "music_vocoder")
+    (copy / "music_vocoder").mkdir()
+    (copy / "music_vocoder" / "config.json").write_text(json.dumps({"_class_name": "MelGriffinLim"}))
+    with running("embedded", copy, adapters, tmp_path) as system:
+        async with system.music() as stub:
+            answer = await generate(stub, song_request())
+            capabilities = await stub.GetCapabilities(music_pb2.GetCapabilitiesRequest())
+    samples, rate = soundfile.read(io.BytesIO(answer.file()))
+    assert samples.shape == (-(-21 * 4096 * rate // 44100), 2)
+    assert samples.std() > 1e-4
+    assert [stage.vocoder for stage in capabilities.stages] == ["", "", "MelGriffinLim"]
+    assert answer.result.songs[0].receipt["stages"]["vae"]["vocoder"] == "MelGriffinLim"
 
 
 @pytest.mark.parametrize("stage", ["encoder", "diffusion", "vae"])

@@ -116,8 +116,8 @@ def check(autoencoder: AutoencoderDC) -> None:
         "in_channels must be 2": config.in_channels == IMAGE_CHANNELS,
         "latent_channels must be 8": config.latent_channels == LATENT_CHANNELS,
         "decoder_norm_types must be rms_norm": set(_several(config.decoder_norm_types)) == {"rms_norm"},
-        "each half needs 4 levels of at least one layer": all(
-            len(layers) == len(widths) == NUM_LEVELS and min(layers) > 0
+        "each half needs 4 levels of at least one layer, the deepest aside": all(
+            len(layers) == len(widths) == NUM_LEVELS and min(layers[:-1]) > 0
             for layers, widths in (
                 (config.encoder_layers_per_block, config.encoder_block_out_channels),
                 (config.decoder_layers_per_block, config.decoder_block_out_channels),

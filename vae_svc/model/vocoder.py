@@ -6,17 +6,19 @@ Weight normalisation is folded before the weights arrive here. There are only co
 B batch, C channels, F mel frames.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_svc.model.vocoder_config import STEM_KERNEL_SIZE, VocoderConfig
+from vae_svc.model.vocoder_config import STEM_KERNEL_SIZE, VocoderConfig, receptive_frames
 
 NORM_EPSILON = 1e-6
 FLOAT32_LAYERS = ("backbone.channel_layers.0.", "head.conv_post.")
 """Stay float32 where the other layers are lower: mel values and samples need more than 8 bits."""
+HALO_MULTIPLE = 8
+"""The halo is rounded up to whole latent frames, so that none is decoded for a part of it."""
 
 
 class Vocoder(nn.Module):
@@ -26,16 +28,40 @@ class Vocoder(nn.Module):
         config: Architecture.
     """
 
+    class_name = "ADaMoSHiFiGANV1"
+    """As a checkpoint's config names it."""
+
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
         self.config = config
         self.backbone = Backbone(config)
         self.head = Head(config)
+        self.halo = -(-receptive_frames(config) // HALO_MULTIPLE) * HALO_MULTIPLE
+        """Mel frames that a piece needs on either side; 96 for the official architecture."""
 
     def forward(self, mel: Tensor) -> Tensor:
         """Synthesise, [B, input_channels, F] float32 -> [B, F * hop_length] float32, -1 to 1."""
         waveform: Tensor = self.head(self.backbone(mel))
         return waveform[:, 0]
+
+    def stream(self, read_mel: Callable[[int, int], Tensor], cuts: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
+        """Synthesise a song piece by piece; the pieces equal the whole to rounding.
+
+        Args:
+            read_mel: Gives the frames start to stop, [B, input_channels, stop - start].
+            cuts: (start, stop) of consecutive spans of frames, one for each piece.
+        Yields:
+            [B, (stop - start) * hop_length] float32.
+        """
+        hop_length, num_frames = self.config.mel.hop_length, cuts[-1][1]
+        mel = read_mel(0, 0)  # frames mel_start to mel_stop
+        mel_start = mel_stop = 0
+        for start, stop in cuts:
+            low, high = max(start - self.halo, 0), min(stop + self.halo, num_frames)
+            kept = mel[..., low - mel_start :]
+            mel = torch.cat([kept, read_mel(mel_stop, high)], dim=-1) if high > mel_stop else kept
+            mel_start, mel_stop = low, high
+            yield self(mel)[:, (start - low) * hop_length : (stop - low) * hop_length]
 
 
 class Backbone(nn.Module):

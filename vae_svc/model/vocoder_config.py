@@ -53,7 +53,7 @@ def config_from_dict(values: Mapping[str, Any]) -> VocoderConfig:
     names = {field.name for field in fields(VocoderConfig)} - {"mel"}
     config = VocoderConfig(
         **{name: _frozen(value) for name, value in values.items() if name in names},
-        mel=MelConfig(**{name: values[key] for key, name in _MEL_KEYS.items() if key in values}),
+        mel=mel_config_from_dict(values),
     )
     factor = math.prod(config.upsample_rates)
     requirements = {
@@ -81,7 +81,13 @@ def config_from_dict(values: Mapping[str, Any]) -> VocoderConfig:
     return config
 
 
-_MEL_KEYS = {"sampling_rate": "sample_rate"} | {field.name: field.name for field in fields(MelConfig) if field.name != "sample_rate"}
+MEL_KEYS = {"sampling_rate": "sample_rate"} | {field.name: field.name for field in fields(MelConfig) if field.name != "sample_rate"}
+"""Names in a vocoder's config, to ours."""
+
+
+def mel_config_from_dict(values: Mapping[str, Any]) -> MelConfig:
+    """The front end's part of a vocoder's config; what it leaves out has the official value."""
+    return MelConfig(**{name: values[key] for key, name in MEL_KEYS.items() if key in values})
 
 
 def _frozen(value: Any) -> Any:

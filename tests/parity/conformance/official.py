@@ -13,7 +13,8 @@ from diffusion_svc.model.config import TransformerConfig
 from diffusion_svc.model.transformer import Transformer
 from diffusion_svc.weights import DEAD_PARTS, TRAINING_PREFIXES
 from encoder_svc.weights import consumed_tensors
-from vae_svc.weights import build_dcae, build_vocoder, dcae_tensors, mel_tensors, vocoder_tensors
+from vae_svc.model.vocoder_config import VocoderConfig
+from vae_svc.weights import build_dcae, build_vocoder, dcae_tensors, mel_tensors, read_vocoder_config, vocoder_tensors
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -56,5 +57,7 @@ def _codec(part: str, config: Mapping[str, object], recorded: Shapes) -> Shapes:
         (Path(folder) / "config.json").write_text(json.dumps(config))
         if part == "music_dcae_f8c8":
             return dict(dcae_tensors(build_dcae(Path(folder))))
-        vocoder = build_vocoder(Path(folder))
+        parsed = read_vocoder_config(Path(folder))
+        assert isinstance(parsed, VocoderConfig)
+        vocoder = build_vocoder(parsed)
         return dict(vocoder_tensors(vocoder)) | {name: shape for name, shape in mel_tensors(vocoder).items() if name in recorded}

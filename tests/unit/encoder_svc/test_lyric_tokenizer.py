@@ -113,7 +113,7 @@ def test_4096_tokens_pass_and_one_more_is_refused(tokenizer):
 
 
 def test_too_many_characters_are_refused_at_once(tokenizer, monkeypatch):
-    monkeypatch.setattr(tokenizer, "_encode_line", lambda text: pytest.fail("work was spent"))
+    monkeypatch.setattr(tokenizer, "encode_line", lambda text: pytest.fail("work was spent"))
     with pytest.raises(InvalidRequest, match=r"prompt\.lyrics: '65537 characters' is not allowed"):
         tokenizer.encode(" " * 65537)
 

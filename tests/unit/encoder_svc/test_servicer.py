@@ -1,4 +1,6 @@
 import asyncio
+import json
+import shutil
 
 import grpc.aio
 import pytest
@@ -194,3 +196,15 @@ async def test_it_serves_over_the_network(checkpoint):
     finally:
         await server.stop()
     assert len(response.lines) == 3
+
+
+async def test_negative_tags_too_are_put_into_the_checkpoints_words(checkpoint, tmp_path):
+    copy = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, copy)
+    (copy / "umt5-base" / "known_tags.json").write_text(json.dumps({"groups": [["pop", "rock"]], "synonyms": {"metal": "rock"}}))
+    registrations = await load(Settings(checkpoint=copy, device="cpu", dtype="float32"))
+    known = InProcessStub(registrations[0].servicer)
+    response = await known.EncodePrompt(request(null_condition=encoder_pb2.NULL_CONDITION_ZEROS, negative_tags="metal"))
+    assert (response.tags, list(response.tag_warnings)) == ("pop", ["negative tags: the tag 'metal' is read as 'rock'"])
+    rock = await known.EncodePrompt(request(tags="rock"))
+    assert response.conditioning.null_text_hidden_states == rock.conditioning.text_hidden_states

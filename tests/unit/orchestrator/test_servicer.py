@@ -45,7 +45,7 @@ async def stub() -> AsyncIterator[Any]:
             features={"lyric_languages": "en,de", "structure_tags": "[verse],[chorus]"},
         ),
         stage_pb2.DescribeResponse(stage="diffusion", dtype="float32", versions={"torch": "2"}, features={"tasks": "text_to_music,edit"}),
-        stage_pb2.DescribeResponse(stage="vae", device="cpu"),
+        stage_pb2.DescribeResponse(stage="vae", device="cpu", features={"vocoder": "MelGriffinLim"}),
     ]
     stages = Stages(None, None, None, [InProcessStub(Describing(description)) for description in descriptions])
 
@@ -96,6 +96,7 @@ async def test_capabilities_publish_every_limit_and_what_the_stages_say(stub: An
     assert (response.max_prompt_tokens, response.max_lyric_tokens) == (256, 4096)
     assert [stage.stage for stage in response.stages] == ["encoder", "diffusion", "vae"]
     assert response.stages[1].versions["torch"] == "2"
+    assert [stage.vocoder for stage in response.stages] == ["", "", "MelGriffinLim"]
     assert response.version
 
 

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import Tensor
 
 from training import checkpoint_layout
 from training.conditions import Conditions
-from training.init_checkpoint import ARCHITECTURES, write_weights
+from training.init_checkpoint import ARCHITECTURES, write_checkpoint, write_weights
 
 CONFIG: dict[str, Any] = ARCHITECTURES["tiny"].transformer | {
     "num_layers": 3,
@@ -96,3 +98,27 @@ def make_batch() -> Callable[[dict[str, Any]], Batch]:
 @pytest.fixture(scope="session")
 def batch(make_batch: Callable[[dict[str, Any]], Batch]) -> Batch:
     return make_batch(CONFIG)
+
+
+@pytest.fixture(scope="session")
+def full_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every network and tokenizer, tiny and random."""
+    folder = tmp_path_factory.mktemp("training") / "full"
+    write_checkpoint(folder, "tiny", 0)
+    return folder
+
+
+WriteTone = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def write_tone() -> WriteTone:
+    """Write a sine of some frequency; what the path ends with is the format."""
+
+    def write(path: Path, seconds: float = 1.0, rate: int = 8000, hertz: float = 440.0, gain: float = 0.3) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        times = np.arange(round(seconds * rate)) / rate
+        soundfile.write(path, (gain * np.sin(2 * np.pi * hertz * times)).astype(np.float32), rate)
+        return path
+
+    return write

@@ -1,6 +1,7 @@
 """A tiny random codec checkpoint in the official layout."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from vae_svc.codec import Codec
-from vae_svc.weights import build_dcae, build_vocoder, dcae_tensors, load_codec, vocoder_tensors
+from vae_svc.model.vocoder_config import VocoderConfig
+from vae_svc.weights import build_dcae, build_vocoder, dcae_tensors, load_codec, read_vocoder_config, vocoder_tensors
 
 DCAE_CONFIG: dict[str, Any] = {
     "_class_name": "AutoencoderDC",
@@ -51,6 +53,21 @@ VOCODER_CONFIG: dict[str, Any] = {
     "hop_length": 512,
     "n_mels": 128,
 }
+GRIFFIN_LIM_CONFIG: dict[str, Any] = {
+    "_class_name": "MelGriffinLim",
+    "iterations": 4,
+    "momentum": 0.99,
+    "em_steps": 4,
+    "window_frames": 64,
+    "overlap_frames": 16,
+    "sampling_rate": 44100,
+    "n_fft": 2048,
+    "win_length": 2048,
+    "hop_length": 512,
+    "f_min": 40,
+    "f_max": 16000,
+    "n_mels": 128,
+}
 
 
 ONE = ("norm.weight", "norm_out.weight", "gamma")
@@ -59,6 +76,12 @@ ONE = ("norm.weight", "norm_out.weight", "gamma")
 def _scale(tensor: str) -> float:
     """So large that sound comes out and follows the latents."""
     return 4.0 if tensor.startswith("head.ups") and tensor.endswith("_g") else 0.2
+
+
+def _vocoder_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
+    config = read_vocoder_config(folder)
+    assert isinstance(config, VocoderConfig)
+    return vocoder_tensors(build_vocoder(config))
 
 
 @pytest.fixture(scope="session")
@@ -71,9 +94,7 @@ def write_checkpoint() -> Callable[..., Path]:
             (folder / name).mkdir(parents=True)
             (folder / name / "config.json").write_text(json.dumps(config))
             with torch.device("meta"):
-                shapes = (
-                    dcae_tensors(build_dcae(folder / name)) if name == "music_dcae_f8c8" else vocoder_tensors(build_vocoder(folder / name))
-                )
+                shapes = dcae_tensors(build_dcae(folder / name)) if name == "music_dcae_f8c8" else _vocoder_tensors(folder / name)
             tensors = {tensor: _scale(tensor) * torch.randn(shape, generator=generator) for tensor, shape in shapes.items()}
             tensors |= {tensor: 1.0 + 0.1 * value for tensor, value in tensors.items() if tensor.endswith(ONE)}
             tensors |= {tensor: 1.0 + value.abs() for tensor, value in tensors.items() if tensor.endswith("weight_g")}
@@ -87,6 +108,16 @@ def write_checkpoint() -> Callable[..., Path]:
 def checkpoint(write_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Read only."""
     return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def griffin_lim_checkpoint(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same DCAE with the vocoder that has no weights. Read only."""
+    folder = tmp_path_factory.mktemp("griffin_lim")
+    shutil.copytree(checkpoint / "music_dcae_f8c8", folder / "music_dcae_f8c8")
+    (folder / "music_vocoder").mkdir()
+    (folder / "music_vocoder" / "config.json").write_text(json.dumps(GRIFFIN_LIM_CONFIG))
+    return folder
 
 
 @pytest.fixture(scope="session")

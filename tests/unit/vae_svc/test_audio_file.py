@@ -160,3 +160,12 @@ def test_values_that_are_no_audio_are_refused(tmp_path, value):
     data = samples()
     data[4321, 1] = value
     refused(write(tmp_path / "audio", data, subtype="FLOAT"), "full scale is 1")
+
+
+def test_a_long_file_is_clipped_where_that_is_asked_for(tmp_path):
+    data = samples(frames=3 * 44100)
+    path = write(tmp_path / "audio", data, subtype="FLOAT")
+    file = read_audio(path, 1.5, clip=True)
+    assert (file.clipped, file.duration_seconds) == (True, 1.5)
+    assert torch.equal(file.waveform, torch.from_numpy(data[:66150].T.copy()))
+    assert not read_audio(path, 3, clip=True).clipped

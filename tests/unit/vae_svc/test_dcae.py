@@ -30,6 +30,12 @@ VARIANTS = {
         "encoder_block_types": ["EfficientViTBlock"] * 4,
         "decoder_block_types": ["EfficientViTBlock"] * 4,
     },
+    "nothing in the deepest level": {
+        "encoder_block_types": ["ResBlock"] * 4,
+        "decoder_block_types": ["ResBlock"] * 4,
+        "encoder_layers_per_block": [1, 1, 1, 0],
+        "decoder_layers_per_block": [1, 1, 1, 0],
+    },
     "deeper": {"decoder_layers_per_block": [3, 3, 3, 3], "encoder_layers_per_block": [2, 2, 3, 3]},
 }
 

@@ -192,6 +192,7 @@ async def test_load_serves_the_codec_and_describes_it(checkpoint):
     registrations = await load(settings)
     assert [registration.full_name for registration in registrations] == ["acestep_rpc.v1.VaeService", "acestep_rpc.v1.StageService"]
     description = await InProcessStub(registrations[1].servicer).Describe(stage_pb2.DescribeRequest())
+    assert dict(description.features) == {"vocoder": "ADaMoSHiFiGANV1"}
     assert (description.stage, description.dtype, description.device) == ("vae", "float32", "cpu")
     assert description.model_digest == load_codec(checkpoint, torch.device("cpu"), torch.float32).model_digest
     assert dict(description.limits) == {

@@ -7,7 +7,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vae_svc.weights import CheckpointError, LoadedCodec, build_dcae, build_vocoder, dcae_tensors, load_codec, mel_tensors, vocoder_tensors
+from tests.unit.vae_svc.conftest import GRIFFIN_LIM_CONFIG
+from vae_svc.model.griffin_lim import MelGriffinLim
+from vae_svc.model.vocoder_config import VocoderConfig
+from vae_svc.weights import (
+    CheckpointError,
+    LoadedCodec,
+    build_dcae,
+    build_vocoder,
+    dcae_tensors,
+    load_codec,
+    mel_tensors,
+    read_vocoder_config,
+    vocoder_tensors,
+)
 
 FILE = "diffusion_pytorch_model.safetensors"
 Tensors = dict[str, torch.Tensor]
@@ -183,13 +196,84 @@ def test_official_sizes_have_the_official_number_of_parameters(tmp_path):
                 "downsample_block_type": "Conv",
             },
         ),
-        ("vocoder", {}),
+        ("vocoder", {"_class_name": "ADaMoSHiFiGANV1"}),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(config))
     with torch.device("meta"):
         dcae = dcae_tensors(build_dcae(tmp_path / "dcae"))
-        vocoder = build_vocoder(tmp_path / "vocoder")
+        config = read_vocoder_config(tmp_path / "vocoder")
+        assert isinstance(config, VocoderConfig)
+        vocoder = build_vocoder(config)
     assert sum(torch.Size(shape).numel() for shape in dcae.values()) == 156_812_426
     assert sum(torch.Size(shape).numel() for shape in vocoder_tensors(vocoder).values()) == 103_005_138
     assert mel_tensors(vocoder) == {"mel_transform.spectrogram.window": (2048,), "mel_transform.mel_scale.fb": (1025, 128)}
+
+
+@pytest.fixture
+def vocoder_folder(griffin_lim_checkpoint: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A checkpoint whose vocoder without weights has other parameters; None takes one out."""
+
+    def change(**values: object) -> Path:
+        folder = tmp_path / "changed"
+        shutil.copytree(griffin_lim_checkpoint, folder)
+        config = {name: value for name, value in (GRIFFIN_LIM_CONFIG | values).items() if value is not None}
+        (folder / "music_vocoder" / "config.json").write_text(json.dumps(config))
+        return folder
+
+    return change
+
+
+def test_the_config_names_the_vocoder(checkpoint, griffin_lim_checkpoint):
+    assert load(checkpoint).codec.vocoder.class_name == "ADaMoSHiFiGANV1"
+    assert load(griffin_lim_checkpoint).codec.vocoder.class_name == "MelGriffinLim"
+
+
+def test_a_config_without_a_class_name_is_the_official_vocoder(checkpoint, tmp_path):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    path = folder / "music_vocoder" / "config.json"
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "_class_name"}))
+    assert load(folder).codec.vocoder.class_name == "ADaMoSHiFiGANV1"
+
+
+@pytest.mark.parametrize("kind", ["WaveRNN", None, ["MelGriffinLim"]])
+def test_an_unknown_vocoder_is_refused_with_the_known_ones(vocoder_folder, kind):
+    with pytest.raises(CheckpointError, match=r"_class_name is .*; the known vocoders are ADaMoSHiFiGANV1, MelGriffinLim"):
+        load(vocoder_folder(_class_name=kind))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("iteration", 32, "unknown: iteration"),
+        ("iterations", 0, "iterations must be"),
+        ("iterations", 1.5, "iterations, .* must be whole numbers"),
+        ("momentum", 1.0, "momentum must be"),
+        ("overlap_frames", 12, "overlap_frames must be a multiple"),
+        ("overlap_frames", 0, "half of overlap_frames"),
+        ("window_frames", 24, "window_frames must be at least"),
+        ("n_fft", 1024, "n_fft must equal win_length"),
+        ("sampling_rate", 48000, "sampling_rate"),
+    ],
+)
+def test_parameters_that_make_no_vocoder_are_refused_by_name(vocoder_folder, name, value, reason):
+    with pytest.raises(CheckpointError, match=rf"music_vocoder.config\.json: .*{reason}"):
+        load(vocoder_folder(**{name: value}))
+
+
+def test_weights_beside_a_vocoder_without_any_are_refused(vocoder_folder, checkpoint):
+    folder = vocoder_folder()
+    shutil.copy(checkpoint / "music_vocoder" / FILE, folder / "music_vocoder" / FILE)
+    with pytest.raises(CheckpointError, match="MelGriffinLim has no weights"):
+        load(folder)
+
+
+def test_the_digest_follows_the_parameters_of_a_vocoder_without_weights(vocoder_folder, griffin_lim_checkpoint):
+    assert load(vocoder_folder(iterations=5)).model_digest != load(griffin_lim_checkpoint).model_digest
+
+
+def test_a_vocoder_without_weights_is_float32_whatever_the_codec(griffin_lim_checkpoint):
+    vocoder = load_codec(griffin_lim_checkpoint, torch.device("cpu"), torch.bfloat16).codec.vocoder
+    assert isinstance(vocoder, MelGriffinLim)
+    assert vocoder(torch.full((2, 128, 16), -3.0)).dtype == torch.float32

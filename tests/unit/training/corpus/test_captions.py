@@ -1,0 +1,30 @@
+import random
+
+import pytest
+
+from training.corpus.arrangement import compose
+from training.corpus.band import Wishes
+from training.corpus.captions import caption_variants
+
+
+@pytest.fixture
+def song():
+    return compose(0, 0, Wishes(genre="pop", stem="full"))
+
+
+def test_the_first_caption_has_all_tags(song):
+    assert caption_variants(song, random.Random(0), 1) == [", ".join(song.tags)]
+
+
+def test_the_others_leave_tags_out_in_order(song):
+    captions = [caption.split(", ") for caption in caption_variants(song, random.Random(0), 2001)[1:]]
+    for tags in captions:
+        assert tags == [tag for tag in song.tags if tag in tags]
+    kept = [sum(tag in tags for tags in captions) / len(captions) for tag in song.tags]
+    assert kept[0] == 1
+    assert kept[1] == pytest.approx(0.97, abs=0.015)
+    assert kept[2:] == pytest.approx([0.9] * len(kept[2:]), abs=0.03)
+
+
+def test_captions_depend_on_the_random_state_alone(song):
+    assert caption_variants(song, random.Random(4), 5) == caption_variants(song, random.Random(4), 5)
