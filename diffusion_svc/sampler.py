@@ -20,7 +20,7 @@ from diffusion_svc.sampling.denoising import Evaluation, Task
 from diffusion_svc.sampling.guidance import Branch
 from diffusion_svc.sampling.params import SamplingParams
 from diffusion_svc.sampling.solvers import NoiseSource, seeded_noise
-from diffusion_svc.tasks import ConditionStates, Edit, Retake, TaskSpec, TextToMusic, build_task, build_task_schedule
+from diffusion_svc.tasks import ConditionStates, Edit, Retake, TaskSpec, TextToMusic, build_task, build_task_schedule, windows_of
 
 CACHED_SCHEDULES = 8  # schedules whose modulations are kept; 60 steps of the official model are 4 MB in float32
 
@@ -52,7 +52,7 @@ class Song:
         contexts: Keys and values of each condition, shared by the songs of a request.
         modulations: One per timestep of the schedule.
         weaken_null: Weaken the null branch in the transformer.
-        num_frames: T.
+        num_windows: Parts that the task computes one after another, each over the whole schedule.
         updates: Low-rank updates of the request's adapters; None: none.
         pending: What the task waits for; empty once it is finished.
         result: Final latents [8, 16, T], or the error that ended the song.
@@ -62,7 +62,7 @@ class Song:
     contexts: Mapping[Branch, Context]
     modulations: Sequence[Modulation]
     weaken_null: bool
-    num_frames: int
+    num_windows: int = 1
     updates: Updates | None = None
     pending: Sequence[Evaluation] = ()
     result: Tensor | AcestepError | None = None
@@ -72,8 +72,13 @@ class Song:
 
     @property
     def total_steps(self) -> int:
-        """Evaluations of the schedule."""
-        return len(self.modulations)
+        """Evaluations of the schedule, for each window."""
+        return len(self.modulations) * self.num_windows
+
+    @property
+    def num_frames(self) -> int:
+        """Length of the latents that wait to be evaluated; they are there."""
+        return self.pending[0].latents.shape[-1]
 
     @property
     def pending_rows(self) -> int:
@@ -112,7 +117,7 @@ class Sampler:
         songs = []
         for variant, seed in enumerate(request.seeds):
             task = build_task(spec, variant, seed, request.params, schedule, self._noise_of)
-            song = Song(task, contexts, modulations, weaken_null, spec.num_frames, updates)
+            song = Song(task, contexts, modulations, weaken_null, len(windows_of(spec)), updates)
             self.resume(song, None)
             songs.append(song)
         return songs
@@ -164,7 +169,7 @@ class Sampler:
         """Let a song go on to its next evaluations or its end, with the velocities of the last ones; None starts it."""
         try:
             song.pending = next(song.task) if velocities is None else song.task.send(velocities)
-            song.steps_done = song.pending[0].timestep_index
+            song.steps_done = song.pending[0].window * len(song.modulations) + song.pending[0].timestep_index
         except StopIteration as stop:
             song.pending = ()
             song.steps_done = song.total_steps

@@ -11,6 +11,7 @@ from typing import Any
 import grpc.aio
 import torch
 
+from acestep_rpc import adapter_service
 from acestep_rpc.errors import InvalidRequest, ShapeTooLarge
 from acestep_rpc.server import Registration
 from acestep_rpc.telemetry import log
@@ -25,7 +26,7 @@ from diffusion_svc.sampling.guidance import CfgType, GuidanceParams
 from diffusion_svc.sampling.params import SamplingParams, SchedulerType
 from diffusion_svc.settings import Settings
 from diffusion_svc.task_fields import MAX_DURATION_SECONDS, TASKS, read_task
-from diffusion_svc.tasks import ConditionStates
+from diffusion_svc.tasks import ConditionStates, windows_of
 from diffusion_svc.weights import load_transformer, model_digest
 
 MAX_PROMPT_TOKENS = 256
@@ -70,7 +71,7 @@ class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
         """Progress after each step, then the latents."""
         sampling = read_request(request, self._config)
         if request.adapters:
-            sampling = dataclasses.replace(sampling, adaptation=await self._adapt(read_adapters(request.adapters)))
+            sampling = dataclasses.replace(sampling, adaptation=await self._adapt(request.adapters))
         async with contextlib.aclosing(self._batcher.sample(sampling)) as events:
             async for event in events:
                 if isinstance(event, Progress):
@@ -84,9 +85,10 @@ class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
                     )
                     yield diffusion_pb2.SampleResponse(result=result)
 
-    async def _adapt(self, selections: list[tuple[str, float]]) -> Adaptation | None:
+    async def _adapt(self, adapters: Sequence[sampling_pb2.AdapterSelection]) -> Adaptation | None:
+        selections, trained = read_adapters(adapters), {adapter.name for adapter in adapters if adapter.use_trained_scale}
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._worker, self._adapters.select, selections)
+            return await asyncio.get_running_loop().run_in_executor(self._worker, self._adapters.select, selections, trained)
         except AdapterError as error:
             raise InvalidRequest.from_violations([("adapters", str(error))]) from error
 
@@ -137,7 +139,10 @@ async def load(settings: Settings) -> Sequence[Registration]:
 
     def read() -> tuple[Transformer, str, AdapterStore]:
         model = load_transformer(settings.checkpoint, device, dtype)
-        return model, model_digest(model), AdapterStore(settings.adapters, model, settings.max_loaded_adapters)
+        adapters = AdapterStore(settings.adapters, model, settings.max_loaded_adapters)
+        for name in settings.warm_adapters:
+            adapters.load(name)
+        return model, model_digest(model), adapters
 
     model, digest, adapters = await asyncio.get_running_loop().run_in_executor(worker, read)
     log("weights_loaded", stage="diffusion", device=str(device), dtype=str(dtype), digest=digest, threads=torch.get_num_threads())
@@ -150,6 +155,7 @@ async def load(settings: Settings) -> Sequence[Registration]:
             diffusion_pb2_grpc.add_DiffusionServiceServicer_to_server,
         ),
         Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server),
+        adapter_service.registration(adapters, worker),
     )
 
 
@@ -189,9 +195,12 @@ def read_request(request: diffusion_pb2.SampleRequest, config: TransformerConfig
         target = _read_conditions(request.edit.target, "edit.target", config, params.guidance.active)
         prompts.append(target)
     task = read_task(request, params, target)
-    tokens = max(1 + len(states.text) + len(states.lyrics) for states in prompts)
-    if max(task.num_frames, tokens) > config.max_position:
-        raise ShapeTooLarge(f"{task.num_frames} frames and {tokens} tokens; the checkpoint has {config.max_position} positions")
+    tokens = max(
+        1 + max(len(states.text), 0 if states.null_text is None else len(states.null_text)) + len(states.lyrics) for states in prompts
+    )
+    frames = max(stop - start for start, stop in windows_of(task))
+    if max(frames, tokens) > config.max_position:
+        raise ShapeTooLarge(f"{frames} frames and {tokens} tokens; the checkpoint has {config.max_position} positions")
     return SamplingRequest(conditions, params, tuple(request.seeds), task)
 
 
@@ -267,7 +276,10 @@ def _read_conditions(message: encoder_pb2.Conditioning, field: str, config: Tran
     mask = unpack(message.lyric_attention_mask, f"{field}.lyric_attention_mask", (torch.bool,), (len(lyrics),))
     null_text = null_lyrics = null_mask = None
     if message.HasField("null_text_hidden_states"):
-        null_text = unpack(message.null_text_hidden_states, f"{field}.null_text_hidden_states", FLOAT_TYPES, text.shape)
+        name = f"{field}.null_text_hidden_states"
+        null_text = unpack(message.null_text_hidden_states, name, FLOAT_TYPES, (None, text_width))
+        if not 1 <= len(null_text) <= MAX_PROMPT_TOKENS:
+            raise InvalidRequest(name, f"{len(null_text)} tokens", f"1 to {MAX_PROMPT_TOKENS}")
     if message.HasField("null_lyric_hidden_states"):
         null_lyrics = unpack(message.null_lyric_hidden_states, f"{field}.null_lyric_hidden_states", FLOAT_TYPES, lyrics.shape)
     if message.HasField("null_lyric_attention_mask"):

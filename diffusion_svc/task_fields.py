@@ -1,6 +1,7 @@
 """The task of a request, checked field by field: seconds to frames, messages to what the sampler takes."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,6 +20,7 @@ FRAME_SAMPLES = 512 * 8  # mel hop x time compression of the codec: 10.77 latent
 MIN_DURATION_SECONDS = 0.1
 MAX_DURATION_SECONDS = 240.0
 MAX_REGIONS = 16
+MAX_FEATHER_SECONDS = 5.0
 MAX_AVERAGED_DRAWS = 16
 TASKS = ("text_to_music", "retake", "repaint", "extend", "edit", "audio_to_audio")
 
@@ -29,6 +31,7 @@ def num_frames(duration_seconds: float) -> int:
 
 
 MAX_FRAMES = num_frames(MAX_DURATION_SECONDS)  # 2583
+MAX_EXTENDED_FRAMES = 3 * MAX_FRAMES  # 720 seconds: sixteen such songs still fit into one message
 
 
 def read_task(request: diffusion_pb2.SampleRequest, params: SamplingParams, target: ConditionStates | None) -> TaskSpec:
@@ -86,7 +89,13 @@ def _read_repaint(request: diffusion_pb2.SampleRequest, params: SamplingParams) 
     if sum(end - start for start, end in regions) == frames:
         return Retake(frames, (message.retake_variance,) * len(seeds), seeds)
     _check_euler("repaint", params)
-    return Repaint(source, tuple(regions), message.retake_variance, seeds)
+    _check_range("repaint.feather_seconds", message.feather_seconds, 0, MAX_FEATHER_SECONDS)
+    context = None
+    if message.HasField("context_seconds"):
+        _check_range("repaint.context_seconds", message.context_seconds, 0, MAX_DURATION_SECONDS)
+        context = math.ceil(message.context_seconds * SAMPLE_RATE / FRAME_SAMPLES - 1e-6)
+    feather = message.feather_seconds * SAMPLE_RATE / FRAME_SAMPLES
+    return Repaint(source, tuple(regions), message.retake_variance, seeds, feather, context)
 
 
 def _read_region(region: diffusion_pb2.SamplingRegion, frames: int) -> tuple[int, int]:
@@ -103,15 +112,15 @@ def _read_region(region: diffusion_pb2.SamplingRegion, frames: int) -> tuple[int
 
 def _read_extend(request: diffusion_pb2.SampleRequest, params: SamplingParams) -> Extend:
     message = request.extend
-    source = _source("extend", message.source)
+    source = _source("extend", message.source, MAX_EXTENDED_FRAMES)
     for name in ("left_seconds", "right_seconds"):
-        _check_range(f"extend.{name}", getattr(message, name), 0, MAX_DURATION_SECONDS)
+        _check_range(f"extend.{name}", getattr(message, name), 0, 3 * MAX_DURATION_SECONDS)
     left, right = _boundary(message.left_seconds), _boundary(message.right_seconds)
     if left + right == 0:
         raise InvalidRequest("extend.right_seconds", message.right_seconds, "a frame (0.093 s) or more, here or in left_seconds")
     total = left + source.shape[-1] + right
-    if total > MAX_FRAMES:
-        raise InvalidRequest("extend", f"{total} frames in all", f"at most {MAX_FRAMES} ({MAX_DURATION_SECONDS:g} s)")
+    if total > MAX_EXTENDED_FRAMES:
+        raise InvalidRequest("extend", f"{total} frames in all", f"at most {MAX_EXTENDED_FRAMES} ({3 * MAX_DURATION_SECONDS:g} s)")
     _check_euler("extend", params)
     return Extend(source, left, right, _retake_seeds("extend", message.retake_seeds, len(request.seeds)))
 
@@ -153,11 +162,11 @@ def _boundary(seconds: float) -> int:
     return int(seconds * SAMPLE_RATE / FRAME_SAMPLES + 1e-6)
 
 
-def _source(task: str, message: tensor_pb2.Tensor) -> Tensor:
+def _source(task: str, message: tensor_pb2.Tensor, max_frames: int = MAX_FRAMES) -> Tensor:
     field = f"{task}.source"
     source = unpack(message, field, (torch.float32, torch.bfloat16), (8, 16, None))
-    if not 1 <= source.shape[-1] <= MAX_FRAMES:
-        raise InvalidRequest(field, f"{source.shape[-1]} frames", f"1 to {MAX_FRAMES}")
+    if not 1 <= source.shape[-1] <= max_frames:
+        raise InvalidRequest(field, f"{source.shape[-1]} frames", f"1 to {max_frames}")
     return source
 
 

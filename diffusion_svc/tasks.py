@@ -3,14 +3,21 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from diffusion_svc.sampling.audio_to_audio import audio_to_audio, build_reference_schedule
 from diffusion_svc.sampling.denoising import Task
 from diffusion_svc.sampling.edit import EditWindow, edit
 from diffusion_svc.sampling.params import SamplingParams, build_sampling_schedule
-from diffusion_svc.sampling.repaint import extend, extension_noise_frames, repaint
+from diffusion_svc.sampling.repaint import (
+    build_mask,
+    context_windows,
+    extend,
+    extension_noise_frames,
+    extension_windows,
+    merge_spans,
+    repaint,
+)
 from diffusion_svc.sampling.schedule import Schedule, build_schedule
 from diffusion_svc.sampling.solvers import NoiseSource
 from diffusion_svc.sampling.text_to_music import retake, text_to_music
@@ -24,7 +31,7 @@ class ConditionStates:
         text: [L_t, W_t].
         lyrics: [L_l, W_l].
         lyric_mask: [L_l] bool, true = attend.
-        null_text: [L_t, W_t]; None: zeros.
+        null_text: [L_t, W_t], with negative tags of a length of their own; None: zeros.
         null_lyrics: [L_l, W_l]; None: no null branch.
         null_lyric_mask: [L_l] bool; None: lyric_mask.
     """
@@ -35,6 +42,11 @@ class ConditionStates:
     null_text: Tensor | None = None
     null_lyrics: Tensor | None = None
     null_lyric_mask: Tensor | None = None
+
+    @property
+    def text_tokens(self) -> int:
+        """Of the longest branch."""
+        return max(len(self.text), 0 if self.null_text is None else len(self.null_text))
 
 
 @dataclass(frozen=True)
@@ -55,12 +67,24 @@ class Retake:
 
 @dataclass(frozen=True)
 class Repaint:
-    """New music in some ranges of frames, ends excluded; one second seed a song."""
+    """New music in some ranges of frames, sorted, ends excluded; one second seed a song.
+
+    Attributes:
+        feather: Frames over which the edges of a region are soft.
+        context: Frames around a region that are computed with it; None: the whole song.
+    """
 
     source: Tensor
     regions: tuple[tuple[int, int], ...]
     variance: float
     retake_seeds: tuple[int, ...]
+    feather: float = 0.0
+    context: int | None = None
+
+    @property
+    def windows(self) -> list[tuple[int, int]]:
+        """Frames that are computed, window by window."""
+        return [(0, self.num_frames)] if self.context is None else context_windows(self.num_frames, self.regions, self.context)
 
     @property
     def num_frames(self) -> int:
@@ -81,6 +105,11 @@ class Extend:
     def num_frames(self) -> int:
         """Length of the result."""
         return self.left + self.source.shape[-1] + self.right
+
+    @property
+    def windows(self) -> list[tuple[int, int]]:
+        """Frames that are computed, window by window."""
+        return extension_windows(self.source.shape[-1], self.left, self.right)
 
 
 @dataclass(frozen=True)
@@ -112,6 +141,11 @@ class AudioToAudio:
 
 
 TaskSpec = TextToMusic | Retake | Repaint | Extend | Edit | AudioToAudio
+
+
+def windows_of(spec: TaskSpec) -> list[tuple[int, int]]:
+    """Frames [start, stop) of the song that are computed, one window after another."""
+    return spec.windows if isinstance(spec, Repaint | Extend) else [(0, spec.num_frames)]
 
 
 def build_task_schedule(spec: TaskSpec, params: SamplingParams) -> Schedule:
@@ -147,10 +181,9 @@ def build_task(
         case Retake(num_frames=frames):
             return retake(params, schedule, spec.variances[variant], noise_of(seed, frames), noise_of(retake_seed, frames))
         case Repaint(num_frames=frames):
-            mask = torch.zeros(frames, dtype=torch.bool, device=spec.source.device)
-            for start, end in spec.regions:
-                mask[start:end] = True
-            return repaint(params, schedule, spec.source, mask, spec.variance, noise_of(seed, frames), noise_of(retake_seed, frames))
+            mask = build_mask(frames, merge_spans(spec.regions), spec.feather).to(spec.source.device)
+            noises = noise_of(seed, frames), noise_of(retake_seed, frames)
+            return repaint(params, schedule, spec.source, mask, spec.variance, *noises, spec.windows)
         case Extend():
             frames = spec.source.shape[-1]
             retake_noise = noise_of(retake_seed, extension_noise_frames(frames, spec.left, spec.right))

@@ -4,14 +4,14 @@
     <store>/<name>/adapter.json        whatever its owner wants to say; not read
 
 A file is shared with the diffusion stage: what is known to be that stage's is left alone, anything else must fit a layer of this stage. The
-factor of an update is the request's scale; alpha, rank-stabilisation and the header's metadata are not used, as the reference does not.
+factor of an update is the request's scale, as in the reference; alpha, rank-stabilisation and the header's metadata count on request only.
 The base weights are never touched.
 """
 
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from acestep_rpc.errors import NotFound, ShapeTooLarge
 from encoder_svc.model.low_rank import LowRankUpdate, Updates
 from encoder_svc.model.lyric_encoder import LyricEncoder
+from encoder_svc.trained_scale import trained_scales
 from encoder_svc.weights import DIFFUSION_PREFIXES
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
@@ -43,10 +44,12 @@ class Adapter:
     Attributes:
         digest: SHA-256 over names, types, shapes and bytes.
         factors: A [r, in] and B [out, r] of each adapted layer.
+        trained_scales: Scale that each layer was trained with, or why the file does not tell.
     """
 
     digest: str
     factors: Mapping[nn.Module, tuple[Tensor, Tensor]]
+    trained_scales: Mapping[nn.Module, float] | str
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Adaptation:
     """The adapters of one request, ready to be applied.
 
     Attributes:
-        key: Digest and scale of each adapter: equal keys, equal updates.
+        key: Digest, with the kind of scale, and scale of each adapter: equal keys, equal updates.
         updates: Of every layer that an adapter changes.
     """
 
@@ -88,26 +91,53 @@ class AdapterStore:
         names = (path.parent.name for path in self._folder.glob(f"*/{WEIGHTS_NAME}") if self._holds(path))
         return sorted(name for name in names if NAME.fullmatch(name))
 
-    def select(self, selections: Iterable[tuple[str, float]]) -> Adaptation | None:
+    def loaded(self) -> dict[str, bool]:
+        """Adapters in memory, and whether their files state the scale they were trained with."""
+        return {name: not isinstance(adapter.trained_scales, str) for name, (_, adapter) in self._loaded.items()}
+
+    def load(self, name: str) -> None:
+        """Hold an adapter in memory, as `select` does.
+
+        Raises:
+            NotFound: No adapter has that name.
+            AdapterError: It does not fit, or no adapter may be held.
+            ShapeTooLarge: The device has no memory for it.
+        """
+        if self._max_loaded == 0:
+            raise AdapterError(f"{name} cannot be held: this stage holds no adapter, by its setting MAX_LOADED_ADAPTERS")
+        self._load(name)
+
+    def unload(self, name: str) -> None:
+        """Hold an adapter no longer; fine if it was not.
+
+        Raises:
+            NotFound: No adapter has that name, in the store or in memory.
+        """
+        if self._loaded.pop(name, None) is None:
+            self._path(name)
+
+    def select(self, selections: Iterable[tuple[str, float]], use_trained_scale: Collection[str] = ()) -> Adaptation | None:
         """Load what is not loaded, or has changed on disk since, and combine it.
 
         Args:
             selections: Name and scale of each adapter.
+            use_trained_scale: Names of those whose scale is multiplied by the one they were trained with.
         Returns:
             None where nothing changes this stage: no adapter, a scale of 0, an adapter of the other stage only.
         Raises:
             NotFound: No adapter has that name.
-            AdapterError: An adapter does not fit.
+            AdapterError: An adapter does not fit, or does not state the scale it was trained with and is asked for it.
             ShapeTooLarge: The device has no memory for it.
         """
         key: list[tuple[str, float]] = []
         updates: dict[nn.Module, list[LowRankUpdate]] = {}
         for name, scale in selections:
             adapter = self._load(name)
+            trained = _trained_scales(name, adapter) if name in use_trained_scale else {}
             if scale and adapter.factors:
-                key.append((adapter.digest, scale))
+                key.append((f"{adapter.digest} {sorted(trained.values())}" if trained else adapter.digest, scale))
                 for layer, (down, up) in adapter.factors.items():
-                    updates.setdefault(layer, []).append(LowRankUpdate(down, up, scale))
+                    updates.setdefault(layer, []).append(LowRankUpdate(down, up, scale * trained.get(layer, 1.0)))
         return Adaptation(tuple(key), updates) if updates else None
 
     def _load(self, name: str) -> Adapter:
@@ -152,6 +182,8 @@ def read_adapter(path: Path, model: LyricEncoder) -> Adapter:
     layers = dict(model.named_modules())
     digest = hashlib.sha256()
     factors: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+    paths: dict[str, nn.Module] = {}
+    alphas: dict[str, list[float]] = {}
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             for module, keys in sorted(_keys_by_module(shown, file.keys()).items()):
@@ -162,6 +194,9 @@ def read_adapter(path: Path, model: LyricEncoder) -> Adapter:
                     raise AdapterError(f"{shown}: {next(iter(keys.values()))} is for {module}, which is no linear layer of the network")
                 if DOWN not in keys:
                     continue  # an alpha alone
+                if ALPHA in keys:
+                    alphas[module] = file.get_tensor(keys[ALPHA]).flatten().tolist()
+                paths[module] = layer
                 _check_shapes(shown, file, keys, layer.weight.shape)
                 pair = []
                 for key in (keys[DOWN], keys[UP]):
@@ -172,9 +207,22 @@ def read_adapter(path: Path, model: LyricEncoder) -> Adapter:
                     digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
                     pair.append(tensor.to(weight.device, weight.dtype))
                 factors[layer] = (pair[0], pair[1])
+            header = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"{shown} cannot be read: {error}") from error
-    return Adapter(digest.hexdigest(), factors)
+    ranks = {module: len(factors[layer][0]) for module, layer in paths.items()}
+    scales: Mapping[nn.Module, float] | str
+    try:
+        scales = {paths[module]: scale for module, scale in trained_scales(header, ranks, alphas).items()}
+    except ValueError as error:  # matters only to those who ask for it
+        scales = str(error)
+    return Adapter(digest.hexdigest(), factors, scales)
+
+
+def _trained_scales(name: str, adapter: Adapter) -> Mapping[nn.Module, float]:
+    if isinstance(adapter.trained_scales, str):
+        raise AdapterError(f"{name}/{WEIGHTS_NAME} does not state the scale it was trained with: {adapter.trained_scales}")
+    return adapter.trained_scales
 
 
 def _keys_by_module(shown: str, keys: Sequence[str]) -> dict[str, dict[str, str]]:

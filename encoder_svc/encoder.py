@@ -43,7 +43,7 @@ class Conditioning:
     lyric_attention_mask: Tensor
     """[L_l] bool, true = attend. No lyrics are one masked token."""
     null_text_hidden_states: Tensor | None
-    """[L_t, W_t]; None stands for zeros."""
+    """[L_t, W_t], under negative tags of their own length; None stands for zeros."""
     null_lyric_hidden_states: Tensor | None
     """[L_l, W_l]; None without a null branch."""
     null_lyric_attention_mask: Tensor | None
@@ -86,7 +86,12 @@ class PromptEncoder:
         return cls(text_encoder, lyric_encoder, text_tokenizer, cache_bytes)
 
     def encode(
-        self, tags: str, lyric_ids: Sequence[int], null_condition: NullCondition, adaptation: Adaptation | None = None
+        self,
+        tags: str,
+        lyric_ids: Sequence[int],
+        null_condition: NullCondition,
+        adaptation: Adaptation | None = None,
+        negative_tags: str | None = None,
     ) -> Conditioning:
         """Encode one prompt.
 
@@ -95,16 +100,21 @@ class PromptEncoder:
             lyric_ids: As LyricTokenizer gives them; none means no lyrics.
             null_condition: Null branch to encode beside the full condition.
             adaptation: Adapters of the lyric encoder, for both branches.
+            negative_tags: Tags of the null branch in the place of zeros; for every null condition but NONE and WEAKENED, which has its own.
         Raises:
             InvalidRequest: The tags are too long.
             StageError: A state is not finite.
         """
         text_ids = self.text_tokenizer.encode(tags)
-        key = (tuple(text_ids), tuple(lyric_ids), null_condition, adaptation.key if adaptation else ())
+        negative_ids = None
+        if negative_tags is not None:
+            assert null_condition not in (NullCondition.NONE, NullCondition.WEAKENED), f"negative tags with {null_condition}"
+            negative_ids = tuple(self.text_tokenizer.encode(negative_tags, "prompt.negative_tags"))
+        key = (tuple(text_ids), tuple(lyric_ids), null_condition, adaptation.key if adaptation else (), negative_ids)
         known = self._cache.get(key)
         if known is not None:
             return known
-        conditioning = self._encode(text_ids, lyric_ids, null_condition, adaptation.updates if adaptation else None)
+        conditioning = self._encode(text_ids, lyric_ids, null_condition, adaptation.updates if adaptation else None, negative_ids)
         if not all(bool(tensor.isfinite().all()) for tensor in conditioning.tensors()):
             raise StageError("the encoder produced states that are not finite")
         self._cache.put(key, conditioning, sum(tensor.nbytes for tensor in conditioning.tensors()))
@@ -112,7 +122,12 @@ class PromptEncoder:
 
     @torch.inference_mode()
     def _encode(
-        self, text_ids: list[int], lyric_ids: Sequence[int], null_condition: NullCondition, updates: Updates | None
+        self,
+        text_ids: list[int],
+        lyric_ids: Sequence[int],
+        null_condition: NullCondition,
+        updates: Updates | None,
+        negative_ids: Sequence[int] | None,
     ) -> Conditioning:
         text = torch.tensor([text_ids], device=self.device)
         text_mask = torch.ones_like(text)
@@ -124,6 +139,9 @@ class PromptEncoder:
             text_states, null_text = self.text_encoder.plain_and_weakened(text, text_mask)
         else:
             text_states = self.text_encoder(text, text_mask)
+        if negative_ids is not None:
+            negative = torch.tensor([list(negative_ids)], device=self.device)
+            null_text = self.text_encoder(negative, torch.ones_like(negative))
         if null_condition in (NullCondition.WEAKENED, NullCondition.WEAKENED_LYRICS):
             lyric_states, null_lyrics = self.lyric_encoder.plain_and_weakened(lyrics, lyric_mask, updates)
         else:

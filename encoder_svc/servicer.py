@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc.aio
 import torch
 
-from acestep_rpc import telemetry
+from acestep_rpc import adapter_service, telemetry
 from acestep_rpc.errors import InvalidRequest, Unimplemented
 from acestep_rpc.server import Registration
 from acestep_rpc.torch_tensor import pack
@@ -66,23 +66,45 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         """Tokenise, encode, pack; cancellation takes effect between the three."""
         _refuse_unknown_enum_values(request)
         _refuse_what_is_not_built(request)
-        _refuse_control_characters(request.tags)
+        _refuse_control_characters("prompt.tags", request.tags)
+        _refuse_control_characters("prompt.negative_tags", request.negative_tags)
+        negative_tags = _negative_tags(request)
         selections = read_adapters(request.adapters)
-        tags = ReadTags(request.tags, ()) if self._known_tags is None else self._known_tags.read(request.tags)
+        trained = {adapter.name for adapter in request.adapters if adapter.use_trained_scale}
+        tags, negative_tags = self._read_tags(request.tags, negative_tags)
         loop = asyncio.get_running_loop()
         lyrics = await loop.run_in_executor(self._worker, self._lyric_tokenizer.encode, request.lyrics)
+        null_condition = _NULL_CONDITIONS[request.null_condition]
         conditioning = await loop.run_in_executor(
-            self._worker, self._encode, tags.text, lyrics, _NULL_CONDITIONS[request.null_condition], selections
+            self._worker, self._encode, tags.text, lyrics, null_condition, selections, trained, negative_tags
         )
         return await loop.run_in_executor(self._worker, _to_response, conditioning, lyrics, tags)
 
-    def _encode(self, tags: str, lyrics: EncodedLyrics, null_condition: NullCondition, selections: list[tuple[str, float]]) -> Conditioning:
+    def _read_tags(self, tags: str, negative_tags: str | None) -> tuple[ReadTags, str | None]:
+        """Both in the checkpoint's words, and what became of them."""
+        if self._known_tags is None:
+            return ReadTags(tags, ()), negative_tags
+        read = self._known_tags.read(tags)
+        if negative_tags is None:
+            return read, None
+        negative = self._known_tags.read(negative_tags)
+        return ReadTags(read.text, read.warnings + tuple(f"negative tags: {warning}" for warning in negative.warnings)), negative.text
+
+    def _encode(
+        self,
+        tags: str,
+        lyrics: EncodedLyrics,
+        null_condition: NullCondition,
+        selections: list[tuple[str, float]],
+        use_trained_scale: set[str],
+        negative_tags: str | None,
+    ) -> Conditioning:
         with telemetry.STAGE_SECONDS.labels("encoder").time():
             try:
-                adaptation = self._adapters.select(selections)
+                adaptation = self._adapters.select(selections, use_trained_scale)
             except AdapterError as error:
                 raise InvalidRequest.from_violations([("adapters", str(error))]) from error
-            return self._encoder.encode(tags, lyrics.ids, null_condition, adaptation)
+            return self._encoder.encode(tags, lyrics.ids, null_condition, adaptation, negative_tags)
 
 
 class StageServicer(stage_pb2_grpc.StageServiceServicer):
@@ -137,6 +159,7 @@ async def load(settings: Settings) -> Sequence[Registration]:
             encoder_pb2_grpc.add_EncoderServiceServicer_to_server,
         ),
         Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server),
+        adapter_service.registration(adapters, worker),
     )
 
 
@@ -152,7 +175,10 @@ def _load(settings: Settings) -> tuple[PromptEncoder, LyricTokenizer, str, Adapt
     telemetry.log(
         "encoder_loaded", device=str(device), dtype=str(dtype), model_digest=digest, seconds=round(time.perf_counter() - started, 3)
     )
-    return encoder, lyric_tokenizer, digest, AdapterStore(settings.adapters, encoder.lyric_encoder, settings.max_loaded_adapters)
+    adapters = AdapterStore(settings.adapters, encoder.lyric_encoder, settings.max_loaded_adapters)
+    for name in settings.warm_adapters:
+        adapters.load(name)
+    return encoder, lyric_tokenizer, digest, adapters
 
 
 def _choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -181,7 +207,6 @@ def _refuse_what_is_not_built(request: encoder_pb2.EncodePromptRequest) -> None:
         "lyric_options.on_line_error SKIP": options.on_line_error == encoder_pb2.LINE_ERROR_POLICY_SKIP,
         "lyric_options.lyric_rules REVISED": options.lyric_rules == encoder_pb2.LYRIC_RULES_REVISED,
         "lyric_options.tag_normalization": options.tag_normalization,
-        "negative_tags": request.HasField("negative_tags"),
     }
     for name, asked in not_built.items():
         if asked:
@@ -209,10 +234,24 @@ def read_adapters(selections: Sequence[sampling_pb2.AdapterSelection]) -> list[t
     return list(found.items())
 
 
-def _refuse_control_characters(tags: str) -> None:
+def _negative_tags(request: encoder_pb2.EncodePromptRequest) -> str | None:
+    """Those of the request; None: unset.
+
+    Raises:
+        InvalidRequest: The null branch has no place for them.
+    """
+    if not request.HasField("negative_tags"):
+        return None
+    if _NULL_CONDITIONS[request.null_condition] in (NullCondition.NONE, NullCondition.WEAKENED):
+        allowed = "ZEROS, WEAKENED_LYRICS or MASKED with negative_tags"
+        raise InvalidRequest("null_condition", encoder_pb2.NullCondition.Name(request.null_condition), allowed)
+    return request.negative_tags
+
+
+def _refuse_control_characters(field: str, tags: str) -> None:
     controls = sorted({character for character in tags if unicodedata.category(character) == "Cc" and character not in "\t\n\r"})
     if controls:
-        raise InvalidRequest("prompt.tags", "".join(controls), "text without control characters")
+        raise InvalidRequest(field, "".join(controls), "text without control characters")
 
 
 def _to_response(conditioning: Conditioning, lyrics: EncodedLyrics, tags: ReadTags) -> encoder_pb2.EncodePromptResponse:

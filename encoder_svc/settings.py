@@ -26,6 +26,8 @@ class Settings(ServerSettings):
     """Folder of adapters (LoRA), one folder each, that requests can name."""
     max_loaded_adapters: int = 4
     """Adapters kept in memory, the least recently used goes first; 0 keeps none."""
+    warm_adapters: tuple[str, ...] = ()
+    """Adapters loaded at the start, separated by commas; one that cannot be loaded stops it."""
 
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", "float32", "bfloat16"):
@@ -33,3 +35,6 @@ class Settings(ServerSettings):
         for name in ("threads", "cache_bytes", "max_loaded_adapters"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{PREFIX}{name.upper()}={getattr(self, name)} is not allowed; allowed: 0 or more")
+        if self.warm_adapters and (self.adapters is None or len(self.warm_adapters) > self.max_loaded_adapters):
+            allowed = f"with {PREFIX}ADAPTERS, and at most {PREFIX}MAX_LOADED_ADAPTERS ({self.max_loaded_adapters})"
+            raise SettingsError(f"{PREFIX}WARM_ADAPTERS={','.join(self.warm_adapters)!r} is not allowed; allowed: {allowed}")

@@ -33,17 +33,20 @@ class TextTokenizer:
         if len(self._tokenizer) > vocab_size:
             raise CheckpointError(f"the tokenizer of {folder} has {len(self._tokenizer)} ids, the text encoder {vocab_size}")
 
-    def encode(self, tags: str) -> list[int]:
+    def encode(self, tags: str, field: str = "prompt.tags") -> list[int]:
         """Token ids of one prompt, end token included, without padding.
 
+        Args:
+            tags: Text.
+            field: Whose text it is, for the error.
         Raises:
             InvalidRequest: Too many tokens or characters.
         """
         if len(tags) > MAX_PROMPT_CHARACTERS:
-            raise InvalidRequest("prompt.tags", f"{len(tags)} characters", f"at most {MAX_PROMPT_CHARACTERS} characters")
+            raise InvalidRequest(field, f"{len(tags)} characters", f"at most {MAX_PROMPT_CHARACTERS} characters")
         ids: list[int] = self._tokenizer(tags, truncation=False, verbose=False)["input_ids"]
         if len(ids) > MAX_PROMPT_TOKENS:
-            raise InvalidRequest("prompt.tags", f"{len(ids)} tokens", f"at most {MAX_PROMPT_TOKENS} tokens, end token included")
+            raise InvalidRequest(field, f"{len(ids)} tokens", f"at most {MAX_PROMPT_TOKENS} tokens, end token included")
         return ids
 
     def encode_beginning(self, tags: str) -> list[int]:

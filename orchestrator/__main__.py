@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from acestep_rpc.server import Registration, run
 from acestep_rpc.settings import SettingsError, from_environment
-from acestep_rpc.v1 import music_pb2_grpc
+from acestep_rpc.v1 import adapter_pb2_grpc, music_pb2_grpc
+from orchestrator.adapters import AdapterServicer
 from orchestrator.assets import AssetStore
 from orchestrator.servicer import MusicServicer
 from orchestrator.settings import PREFIX, Settings
@@ -21,14 +22,17 @@ async def _stages(settings: Settings) -> Stages:
     from orchestrator.embedded import load  # brings torch: only where the stages are
 
     assert settings.checkpoint is not None
-    return await load(settings.checkpoint, settings.device, settings.dtype, settings.threads, settings.adapters)
+    return await load(settings.checkpoint, settings.device, settings.dtype, settings.threads, settings.adapters, settings.warm_adapters)
 
 
 async def _build(settings: Settings, store: str) -> Sequence[Registration]:
     stages = await _stages(settings)
     sources = Sources(AssetStore(store), stages)
     servicer = MusicServicer(stages, sources)  # type: ignore[abstract]  # what is not built: the base class answers UNIMPLEMENTED
-    return (Registration("acestep_rpc.v1.MusicService", servicer, music_pb2_grpc.add_MusicServiceServicer_to_server),)
+    return (
+        Registration("acestep_rpc.v1.MusicService", servicer, music_pb2_grpc.add_MusicServiceServicer_to_server),
+        Registration("acestep_rpc.v1.AdapterService", AdapterServicer(stages), adapter_pb2_grpc.add_AdapterServiceServicer_to_server),
+    )
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Uploaded audio by content, with what codecs made of it, in a folder or any store that fsspec opens. Knows neither gRPC nor codecs."""
+"""Uploads by content and kept songs by request, with their latents, in any store that fsspec opens. Knows neither gRPC nor codecs."""
 
 import asyncio
 import io
@@ -13,11 +13,11 @@ import fsspec
 from acestep_rpc.errors import InvalidRequest, NotFound
 
 READ_BYTES = 1 << 20
-_NAME = re.compile(r"assets/[0-9a-f]{64}")
+_NAME = re.compile(r"assets/[0-9a-f]{64}|operations/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}/results/[0-9]{1,2}")
 
 
 class AssetStore:
-    """Files under their SHA-256: the same bytes are one asset.
+    """Uploads under their SHA-256, so that the same bytes are one asset, and songs under the names of their requests.
 
     Args:
         url: Folder or fsspec URL, as "/var/lib/acestep" or "s3://bucket/prefix".
@@ -33,6 +33,10 @@ class AssetStore:
         await asyncio.to_thread(self._put, file, f"{name}/audio")
         return name
 
+    async def add_audio(self, name: str, file: Path) -> None:
+        """Store the file of a name that is not made of its content."""
+        await asyncio.to_thread(self._put, file, f"{_checked(name)}/audio")
+
     async def size(self, name: str) -> int:
         """Bytes of an asset.
 
@@ -42,7 +46,7 @@ class AssetStore:
         try:
             info = await asyncio.to_thread(self._files.info, self._path(f"{_checked(name)}/audio"))
         except FileNotFoundError:
-            raise NotFound("asset", name) from None
+            raise NotFound(_kind(name), name) from None
         return int(info["size"])
 
     async def read(self, name: str, offset: int = 0) -> AsyncGenerator[bytes, None]:
@@ -63,17 +67,23 @@ class AssetStore:
         finally:
             await asyncio.to_thread(file.close)
 
-    async def latents(self, name: str, codec_digest: str) -> bytes | None:
-        """What `add_latents` stored for this asset and codec; None: nothing."""
+    async def record(self, name: str, key: str) -> bytes | None:
+        """What `add_record` stored for this asset under this key; None: nothing."""
         try:
-            data: bytes = await asyncio.to_thread(self._files.cat_file, self._path(f"{_checked(name)}/{codec_digest}"))
+            data: bytes = await asyncio.to_thread(self._files.cat_file, self._path(f"{_checked(name)}/{key}"))
         except FileNotFoundError:
             return None
         return data
 
-    async def add_latents(self, name: str, codec_digest: str, data: bytes) -> None:
-        """Keep what a codec made of an asset."""
-        await asyncio.to_thread(self._write, f"{_checked(name)}/{codec_digest}", io.BytesIO(data))
+    async def add_record(self, name: str, key: str, data: bytes) -> None:
+        """Keep something beside the file of an asset.
+
+        Args:
+            name: Of the asset.
+            key: Digest of the codec, for what it made of an upload; "latents" and "song" of a result. Not "audio".
+            data: The record.
+        """
+        await asyncio.to_thread(self._write, f"{_checked(name)}/{key}", io.BytesIO(data))
 
     def _path(self, relative: str) -> str:
         return f"{self._root}/{relative}"
@@ -100,5 +110,9 @@ class AssetStore:
 def _checked(name: str) -> str:
     """The name, if it can be one: it becomes part of a path."""
     if not _NAME.fullmatch(name):
-        raise NotFound("asset", name)
+        raise NotFound(_kind(name), name)
     return name
+
+
+def _kind(name: str) -> str:
+    return "result" if name.startswith("operations/") else "asset"

@@ -49,8 +49,8 @@ def open_writer(audio_format: music_pb2.AudioFormat, sample_rate: int, total_sam
     return SoundFileWriter(_CONTAINERS[audio_format], sample_rate, receipt)
 
 
-def read_waveform(message: vae_pb2.DecodeLatentsResponse) -> Waveform:
-    """The samples of a piece that the vae stage decoded.
+def read_waveform(message: vae_pb2.DecodeLatentsResponse | vae_pb2.ReadAudioResponse) -> Waveform:
+    """The samples of a piece that the vae stage sent.
 
     Raises:
         StageError: They are no finite float32 [2, S]: such a song is an error, never silence.
@@ -98,6 +98,10 @@ _SAMPLES = {
     music_pb2.AUDIO_FORMAT_WAV_PCM24: _Samples(1, 24, _pcm24_bytes),
     music_pb2.AUDIO_FORMAT_WAV_FLOAT32: _Samples(3, 32, lambda waveform: waveform.T.astype("<f4").tobytes()),
 }
+
+
+EXACT_FORMATS = (*_SAMPLES, music_pb2.AUDIO_FORMAT_FLAC)
+"""Formats that give back as many samples as were written, each near what it was; the lossy ones also pad and shift."""
 
 
 class WavWriter:

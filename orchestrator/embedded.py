@@ -13,7 +13,9 @@ from acestep_rpc.inprocess import InProcessStub
 from orchestrator.stages import Stages
 
 
-async def load(checkpoint: Path, device: str, dtype: str, threads: int, adapters: Path | None = None) -> Stages:
+async def load(
+    checkpoint: Path, device: str, dtype: str, threads: int, adapters: Path | None = None, warm_adapters: tuple[str, ...] = ()
+) -> Stages:
     """Load the stages one after another.
 
     Args:
@@ -22,11 +24,13 @@ async def load(checkpoint: Path, device: str, dtype: str, threads: int, adapters
         dtype: float32, bfloat16, or auto.
         threads: CPU threads; 0: one per core.
         adapters: Folder of adapters; None: none.
+        warm_adapters: Those of them that are loaded at the start.
     """
     options: dict[str, Any] = {"checkpoint": checkpoint, "device": device, "dtype": dtype, "threads": threads}
+    store: dict[str, Any] = {"adapters": adapters, "warm_adapters": warm_adapters}
     registrations = (
-        await encoder_svc.servicer.load(encoder_svc.settings.Settings(**options, adapters=adapters)),
-        await diffusion_svc.servicer.load(diffusion_svc.settings.Settings(**options, adapters=adapters)),
+        await encoder_svc.servicer.load(encoder_svc.settings.Settings(**options, **store)),
+        await diffusion_svc.servicer.load(diffusion_svc.settings.Settings(**options, **store)),
         await vae_svc.servicer.load(vae_svc.settings.Settings(**options)),
     )
     stubs = [{registration.full_name: InProcessStub(registration.servicer) for registration in stage} for stage in registrations]
@@ -36,4 +40,5 @@ async def load(checkpoint: Path, device: str, dtype: str, threads: int, adapters
         diffusion=diffusion["acestep_rpc.v1.DiffusionService"],
         vae=vae["acestep_rpc.v1.VaeService"],
         describers=[stage["acestep_rpc.v1.StageService"] for stage in stubs],
+        adapters=[stage["acestep_rpc.v1.AdapterService"] for stage in (encoder, diffusion)],
     )

@@ -30,8 +30,10 @@ LIMITS = {
     "retake.retake_seeds": Limit(0, 2**32 - 1),
     "repaint.retake_variance": Limit(0, 1, 0.5),
     "repaint.retake_seeds": Limit(0, 2**32 - 1),
-    "extend.left_seconds": Limit(0, 240, 0),
-    "extend.right_seconds": Limit(0, 240, 0),
+    "repaint.context_seconds": Limit(0, 240),
+    "repaint.feather_seconds": Limit(0, 5, 0),
+    "extend.left_seconds": Limit(0, 720, 0),
+    "extend.right_seconds": Limit(0, 720, 0),
     "extend.retake_seeds": Limit(0, 2**32 - 1),
     "edit.edit_n_min": Limit(0, 1, 0),
     "edit.edit_n_max": Limit(0, 1, 1),
@@ -79,6 +81,10 @@ class Problems:
         if not limit.minimum <= value <= limit.maximum:  # NaN is in no range
             self.add(field, value, str(limit))
         return value
+
+    def optional_number(self, field: str, value: float | None) -> float | None:
+        """The value; None, which has a meaning of its own, stays."""
+        return None if value is None else self.number(field, value)
 
     def each(self, field: str, values: Sequence[float]) -> None:
         """Check every value of a repeated field."""

@@ -7,18 +7,29 @@ import math
 import time
 from collections.abc import AsyncGenerator, Iterator
 
+import numpy as np
+import numpy.typing as npt
+
 from acestep_rpc.errors import InvalidRequest, StageError
 from acestep_rpc.telemetry import REAL_TIME_FACTOR, STAGE_SECONDS, log, request_id
 from acestep_rpc.v1 import encoder_pb2, music_pb2, tensor_pb2, vae_pb2
+from orchestrator.lyric_diff import diff_lyrics
 from orchestrator.plan import Plan
+from orchestrator.results import Results
 from orchestrator.song_file import SongFile
+from orchestrator.splice import Splice
 from orchestrator.stage_requests import encode_request, encode_target_request, sample_request
 from orchestrator.stages import Stages
-from orchestrator.tasks import Edit, song_seconds
+from orchestrator.tasks import Edit, Repaint, song_seconds
 
 
 async def generate(
-    plan: Plan, stages: Stages, deadline: float | None, source: vae_pb2.EncodeAudioResponse | None = None
+    plan: Plan,
+    stages: Stages,
+    deadline: float | None,
+    source: vae_pb2.EncodeAudioResponse | None = None,
+    original: npt.NDArray[np.float32] | None = None,
+    results: Results | None = None,
 ) -> AsyncGenerator[music_pb2.GenerateEvent, None]:
     """Make the songs of a plan.
 
@@ -29,6 +40,8 @@ async def generate(
         stages: Who does the work.
         deadline: A time.monotonic(): each stage gets what the ones before it have left. None: as long as it takes.
         source: Latents of the plan's source, if it has one.
+        original: Samples [S, 2] of the source at the songs' rate, for a repaint that keeps them.
+        results: Where the songs are kept; None: nowhere.
     Yields:
         accepted, progress and audio chunks, completed.
     Raises:
@@ -45,8 +58,10 @@ async def generate(
     yield events.progress(music_pb2.STAGE_ENCODE, 0, 1)
     encoded = await _encode(encode_request(plan), "prompt", stages, deadline)
     target = None
+    lyric_changes: list[music_pb2.LyricChange] = []
     if isinstance(plan.task, Edit):
         target = await _encode(encode_target_request(plan, plan.task), "edit.target", stages, deadline)
+        lyric_changes = await asyncio.to_thread(diff_lyrics, plan.lyrics, plan.task.lyrics)
     preprocess_seconds = clock.lap("encode")
     yield events.progress(music_pb2.STAGE_ENCODE, 1, 1, 0.0)
 
@@ -68,26 +83,41 @@ async def generate(
     songs = []
     pace = _Pace()
     for variant_index, variant_latents in enumerate(latents):
-        file = SongFile(plan, variant_index, duration_seconds, descriptions, preprocess_seconds, diffusion_seconds)
-        decode_request = vae_pb2.DecodeLatentsRequest(latents=variant_latents, sample_rate=plan.sample_rate)
-        with _internal("vae"):
-            async with contextlib.aclosing(stages.decode(decode_request, deadline)) as pieces:
-                async for piece in pieces:
-                    for chunk in await asyncio.to_thread(file.add, piece):
-                        yield events.stamp(audio_chunk=chunk)
-                    step, total = _decoded_seconds(variant_index, len(latents), file, plan.sample_rate)
-                    yield events.progress(music_pb2.STAGE_DECODE, step, total, pace.seconds_left(step, total))
-        for chunk in await asyncio.to_thread(file.finish):
-            yield events.stamp(audio_chunk=chunk)
-        songs.append(file.song())
+        with contextlib.ExitStack() as stack:
+            keeper = stack.enter_context(contextlib.closing(results.open(plan.request_id, variant_index))) if results else None
+            splice = _splice(plan, source, original)
+            file = SongFile(plan, variant_index, duration_seconds, descriptions, preprocess_seconds, diffusion_seconds, splice, keeper)
+            decode_request = vae_pb2.DecodeLatentsRequest(latents=variant_latents, sample_rate=plan.sample_rate)
+            with _internal("vae"):
+                async with contextlib.aclosing(stages.decode(decode_request, deadline)) as pieces:
+                    async for piece in pieces:
+                        for chunk in await asyncio.to_thread(file.add, piece):
+                            yield events.stamp(audio_chunk=chunk)
+                        step, total = _decoded_seconds(variant_index, len(latents), file, plan.sample_rate)
+                        yield events.progress(music_pb2.STAGE_DECODE, step, total, pace.seconds_left(step, total))
+            for chunk in await asyncio.to_thread(file.finish):
+                yield events.stamp(audio_chunk=chunk)
+            song = file.song()
+            if keeper is not None:
+                await keeper.finish(song, variant_latents)
+            songs.append(song)
         clock.lap("decode")
 
     audio_seconds = sum(song.duration_seconds for song in songs)
     REAL_TIME_FACTOR.labels("orchestrator").observe(audio_seconds / clock.total())
     log("generated", songs=len(songs), audio_seconds=audio_seconds, seconds=round(clock.total(), 3))
-    yield events.stamp(
-        completed=music_pb2.GenerateResult(songs=songs, warnings=_warnings(target or encoded), lyric_lines=(target or encoded).lines)
-    )
+    lines = (target or encoded).lines
+    warnings = _warnings(encoded) if target is None else _warnings(target) + [f"source: {warning}" for warning in _warnings(encoded)]
+    completed = music_pb2.GenerateResult(songs=songs, warnings=warnings, lyric_lines=lines, lyric_changes=lyric_changes)
+    yield events.stamp(completed=completed)
+
+
+def _splice(plan: Plan, source: vae_pb2.EncodeAudioResponse | None, original: npt.NDArray[np.float32] | None) -> Splice | None:
+    if original is None:
+        return None
+    assert source is not None
+    assert isinstance(plan.task, Repaint)
+    return Splice(original, plan.task.regions, plan.sample_rate, source.sample_rate)
 
 
 async def _encode(

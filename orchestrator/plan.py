@@ -7,7 +7,14 @@ from acestep_rpc.errors import Unimplemented
 from acestep_rpc.telemetry import is_request_id
 from acestep_rpc.v1 import encoder_pb2, music_pb2, sampling_pb2
 from orchestrator.limits import LIMITS, SAMPLE_RATES, Problems
-from orchestrator.tasks import MAX_LYRICS_CHARACTERS, MAX_TAGS_CHARACTERS, Edit, Task, read_task, refuse_what_is_not_built
+from orchestrator.tasks import (
+    MAX_LYRICS_CHARACTERS,
+    MAX_TAGS_CHARACTERS,
+    Edit,
+    Task,
+    read_negative_tags,
+    read_task,
+)
 
 MAX_OSS_STEPS = 200
 MAX_ADAPTERS = 8
@@ -36,6 +43,7 @@ class Plan:
         request_id: Name of the request.
         tags: Line breaks are line feeds.
         lyrics: Line breaks are line feeds.
+        negative_tags: Line breaks are line feeds; None: none.
         lyric_options: As sent.
         null_condition: What the encoder prepares for the guidance.
         sampling: Every field set.
@@ -44,11 +52,13 @@ class Plan:
         adapters: Each with its scale.
         audio_format: Never unspecified.
         sample_rate: In Hz.
+        keep_results: Keep the songs on the server.
     """
 
     request_id: str
     tags: str
     lyrics: str
+    negative_tags: str | None
     lyric_options: encoder_pb2.LyricOptions
     null_condition: encoder_pb2.NullCondition
     sampling: sampling_pb2.SamplingParams
@@ -57,6 +67,7 @@ class Plan:
     adapters: tuple[sampling_pb2.AdapterSelection, ...]
     audio_format: music_pb2.AudioFormat
     sample_rate: int
+    keep_results: bool
 
 
 def plan(request: music_pb2.GenerateRequest, seed_source: random.Random, request_id: str) -> Plan:
@@ -80,7 +91,14 @@ def plan(request: music_pb2.GenerateRequest, seed_source: random.Random, request
     problems.enum("priority", request.priority, music_pb2.Priority)
     if request.request_id and not is_request_id(request.request_id):
         problems.add("request_id", request.request_id, f"1 to {MAX_NAME_CHARACTERS} characters of [A-Za-z0-9._-]")
+    if request.keep_results and request.request_id.startswith("."):
+        problems.add("request_id", request.request_id, "no dot at its start with keep_results, for it names the results")
     sampling = _sampling(request.sampling, problems)
+    negative_tags = read_negative_tags("prompt", request.prompt, sampling, request.HasField("edit"), problems)
+    if negative_tags is not None:
+        if request.sampling.use_erg_tag:
+            problems.add("sampling.use_erg_tag", True, "unset or false with prompt.negative_tags, which take the place of weakened tags")
+        sampling.use_erg_tag = False
     seeds = _seeds(request, seed_source, problems)
     task, songs_per_seed = read_task(request, sampling, len(seeds), seed_source, problems)
     audio_format, sample_rate = _output(request.output, problems)
@@ -91,6 +109,7 @@ def plan(request: music_pb2.GenerateRequest, seed_source: random.Random, request
         request_id=request.request_id or request_id,
         tags=tags,
         lyrics=lyrics,
+        negative_tags=negative_tags,
         lyric_options=request.prompt.lyric_options,
         null_condition=_null_condition(sampling, task),
         sampling=sampling,
@@ -99,6 +118,7 @@ def plan(request: music_pb2.GenerateRequest, seed_source: random.Random, request
         adapters=adapters,
         audio_format=audio_format,
         sample_rate=sample_rate,
+        keep_results=request.keep_results,
     )
 
 
@@ -186,14 +206,13 @@ def _adapters(request: music_pb2.GenerateRequest, problems: Problems) -> tuple[s
         assert scale is not None
         if not limit.minimum <= scale <= limit.maximum:  # NaN is in no range
             problems.add(f"adapters[{index}].scale", scale, str(limit))
-        selections.append(sampling_pb2.AdapterSelection(name=adapter.name, scale=scale))
+        selections.append(sampling_pb2.AdapterSelection(name=adapter.name, scale=scale, use_trained_scale=adapter.use_trained_scale))
     return tuple(selections)
 
 
 def _refuse_what_is_not_built(request: music_pb2.GenerateRequest) -> None:
     options = request.prompt.lyric_options
     not_built = {
-        "prompt.negative_tags": request.prompt.HasField("negative_tags"),
         "prompt.lyric_options.on_line_error SKIP": options.on_line_error == encoder_pb2.LINE_ERROR_POLICY_SKIP,
         "prompt.lyric_options.lyric_rules REVISED": options.lyric_rules == encoder_pb2.LYRIC_RULES_REVISED,
         "prompt.lyric_options.tag_normalization": options.tag_normalization,
@@ -203,7 +222,6 @@ def _refuse_what_is_not_built(request: music_pb2.GenerateRequest) -> None:
     for what, asked in not_built.items():
         if asked:
             raise Unimplemented(f"{what}: not built yet", feature=what)
-    refuse_what_is_not_built(request)
 
 
 def _null_condition(sampling: sampling_pb2.SamplingParams, task: Task) -> encoder_pb2.NullCondition:

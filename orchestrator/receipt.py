@@ -8,11 +8,14 @@ from google.protobuf import struct_pb2
 
 import acestep_rpc
 from acestep_rpc.v1 import music_pb2, sampling_pb2, stage_pb2
+from orchestrator.corrections import corrections
+from orchestrator.lyric_diff import diff_lyrics
 from orchestrator.plan import Plan
-from orchestrator.tasks import AudioToAudio, Edit, Extend, Repaint, Retake, Task, TextToMusic
+from orchestrator.splice import Splice
+from orchestrator.tasks import AudioToAudio, Edit, Extend, Repaint, Retake, TextToMusic
 
-RUN_FIELDS = ("request_id", "variant_index", "timecosts")
-"""What tells of one run and not of the song."""
+RUN_FIELDS = ("request_id", "variant_index", "timecosts", "kept_snr_db")
+"""What tells of one run and not of the song, or is known only at its end."""
 
 _EXTENSIONS = {
     music_pb2.AUDIO_FORMAT_WAV_PCM16: "wav",
@@ -41,6 +44,7 @@ def write_receipt(
     duration_seconds: float,
     descriptions: Sequence[stage_pb2.DescribeResponse],
     timecosts: Timecosts,
+    splice: Splice | None = None,
 ) -> struct_pb2.Struct:
     """The receipt of one song.
 
@@ -51,6 +55,7 @@ def write_receipt(
         duration_seconds: Its exact length.
         descriptions: Of the stages that made it.
         timecosts: What it took.
+        splice: What put the source back into it, if anything did.
     """
     sampling = plan.sampling
     fields: dict[str, Any] = {
@@ -60,6 +65,7 @@ def write_receipt(
         "actual_seeds": [plan.seeds[variant_index]],
         "prompt": plan.tags,
         "lyrics": plan.lyrics,
+        "negative_prompt": plan.negative_tags,
         "audio_duration": audio_duration,
         "duration_seconds": duration_seconds,
         "format": _EXTENSIONS[plan.audio_format],
@@ -80,11 +86,14 @@ def write_receipt(
         "use_erg_diffusion": sampling.use_erg_diffusion,
         "oss_steps": list(sampling.oss_steps),
         **_adapter_fields(plan),
+        "corrections": corrections(plan, audio_duration),
         "timecosts": {name: round(seconds, 4) for name, seconds in vars(timecosts).items()},
         "stages": {description.stage: _stage(description) for description in descriptions},
         "version": acestep_rpc.__version__,
-        **_task_fields(plan.task, variant_index),
+        **_task_fields(plan, variant_index),
     }
+    if splice is not None:
+        fields |= {"splice": splice.describe(), "kept_snr_db": splice.kept_snr_db()}
     receipt = struct_pb2.Struct()
     receipt.update(fields)
     return receipt
@@ -94,12 +103,13 @@ def _adapter_fields(plan: Plan) -> dict[str, Any]:
     """The reference knows one adapter; more are named in a list beside it."""
     if not plan.adapters:
         return {"lora_name_or_path": "none", "lora_weight": 1.0}
-    adapters = [{"name": adapter.name, "scale": adapter.scale} for adapter in plan.adapters]
+    adapters = [{"name": adapter.name, "scale": adapter.scale, "use_trained_scale": adapter.use_trained_scale} for adapter in plan.adapters]
     return {"lora_name_or_path": plan.adapters[0].name, "lora_weight": plan.adapters[0].scale, "adapters": adapters}
 
 
-def _task_fields(task: Task, variant_index: int) -> dict[str, Any]:
+def _task_fields(plan: Plan, variant_index: int) -> dict[str, Any]:
     fields: dict[str, Any] = {}
+    task = plan.task
     match task:
         case TextToMusic():
             fields = {"task": "text2music"}
@@ -108,11 +118,14 @@ def _task_fields(task: Task, variant_index: int) -> dict[str, Any]:
         case Repaint():
             regions = [list(region) for region in task.regions]
             fields = {"task": "repaint", "retake_variance": task.retake_variance, "repaint_regions": regions}
+            fields |= {"feather_seconds": task.feather_seconds, "context_seconds": task.context_seconds}
             fields |= {"repaint_start": task.regions[0][0], "repaint_end": task.regions[-1][1]}
         case Extend():
             fields = {"task": "extend", "left_seconds": task.left_seconds, "right_seconds": task.right_seconds}
         case Edit():
             fields = {"task": "edit", "edit_target_prompt": task.tags, "edit_target_lyrics": task.lyrics}
+            fields["lyric_changes"] = [_lyric_change(change) for change in diff_lyrics(plan.lyrics, task.lyrics)]
+            fields["edit_target_negative_prompt"] = task.negative_tags
             fields |= {"edit_n_min": task.edit_n_min, "edit_n_max": task.edit_n_max, "edit_n_avg": task.edit_n_avg}
         case AudioToAudio():
             fields = {"task": "audio2audio", "audio2audio_enable": True, "ref_audio_strength": task.ref_audio_strength}
@@ -122,6 +135,11 @@ def _task_fields(task: Task, variant_index: int) -> dict[str, Any]:
     if isinstance(task, Retake | Repaint | Extend | Edit):
         fields["retake_seeds"] = [task.retake_seeds[variant_index]]
     return fields
+
+
+def _lyric_change(change: music_pb2.LyricChange) -> dict[str, Any]:
+    fields: dict[str, Any] = {"old_line_number": change.old_line_number, "old_lines": list(change.old_lines)}
+    return fields | {"new_line_number": change.new_line_number, "new_lines": list(change.new_lines)}
 
 
 def without_run(receipt: struct_pb2.Struct) -> struct_pb2.Struct:

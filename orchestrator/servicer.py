@@ -16,7 +16,7 @@ from orchestrator.limits import LIMITS
 from orchestrator.pipeline import generate
 from orchestrator.sources import Sources
 from orchestrator.stages import Stages
-from orchestrator.tasks import source_of
+from orchestrator.tasks import Repaint, source_of
 
 
 class MusicServicer(music_pb2_grpc.MusicServiceServicer):
@@ -39,8 +39,15 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
         planned = plan.plan(request, self._seed_source, telemetry.request_id.get())
         telemetry.request_id.set(planned.request_id)  # from here on, in this call's task and in the stages
         deadline = _deadline(context)
-        source = await self._sources.latents(name, deadline) if (name := source_of(planned.task)) else None
-        async with contextlib.aclosing(generate(planned, self._stages, deadline, source)) as events:
+        task = planned.task
+        source = await self._sources.latents(name, deadline) if (name := source_of(task)) else None
+        original = None
+        if isinstance(task, Repaint) and task.splice_source:
+            original = await self._sources.waveform(task.source, planned.sample_rate, deadline)
+        results = self._sources.results if planned.keep_results else None
+        if results is not None:
+            await results.claim(planned.request_id)
+        async with contextlib.aclosing(generate(planned, self._stages, deadline, source, original, results)) as events:
             async for event in events:
                 yield event
 

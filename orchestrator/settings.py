@@ -30,6 +30,8 @@ class Settings(ServerSettings):
     """Embedded: CPU threads; 0: one per core."""
     adapters: Path | None = None
     """Embedded: folder of adapters (LoRA) that requests can name."""
+    warm_adapters: tuple[str, ...] = ()
+    """Embedded: adapters loaded at the start, separated by commas."""
     store: str = ""
     """Folder or fsspec URL for uploads, as "s3://bucket/prefix"; empty: a temporary folder that goes with this process."""
 
@@ -44,6 +46,6 @@ class Settings(ServerSettings):
                 raise SettingsError(f"{', '.join(given)} must not be set when {PREFIX}EMBEDDED is true: the stages run in this process")
         elif missing:
             raise SettingsError(f"{', '.join(missing)} must be set unless {PREFIX}EMBEDDED is true")
-        for name in ("checkpoint", "adapters"):
-            if not self.embedded and getattr(self, name) is not None:
+        for name in ("checkpoint", "adapters", "warm_adapters"):
+            if not self.embedded and getattr(self, name):
                 raise SettingsError(f"{PREFIX}{name.upper()} must not be set unless {PREFIX}EMBEDDED is true: the stages have their own")

@@ -12,6 +12,8 @@ from acestep_rpc.v1 import music_pb2, stage_pb2, vae_pb2
 from orchestrator.audio import CHANNELS, AudioWriter, open_writer, read_waveform
 from orchestrator.plan import Plan
 from orchestrator.receipt import Timecosts, without_run, write_receipt
+from orchestrator.results import ResultWriter
+from orchestrator.splice import Splice
 
 MAX_CHUNK_BYTES = 1024 * 1024
 
@@ -26,6 +28,8 @@ class SongFile:
         descriptions: Of the stages.
         preprocess_seconds: What encoding took.
         diffusion_seconds: What sampling took.
+        splice: Puts the kept part of the source back; None: all of the song is as it was decoded.
+        keeper: Gets every chunk too; None: the song is not kept.
     """
 
     def __init__(
@@ -36,6 +40,8 @@ class SongFile:
         descriptions: Sequence[stage_pb2.DescribeResponse],
         preprocess_seconds: float,
         diffusion_seconds: float,
+        splice: Splice | None = None,
+        keeper: ResultWriter | None = None,
     ) -> None:
         self._plan = plan
         self._variant_index = variant_index
@@ -43,6 +49,8 @@ class SongFile:
         self._descriptions = descriptions
         self._preprocess_seconds = preprocess_seconds
         self._diffusion_seconds = diffusion_seconds
+        self._splice = splice
+        self._keeper = keeper
         self._start = time.monotonic()
         self._writer: AudioWriter | None = None
         self._sha256 = hashlib.sha256()
@@ -59,6 +67,8 @@ class SongFile:
         Raises:
             StageError: The piece does not continue the song, or is no sound.
         """
+        if self._splice is not None:
+            piece = self._splice.apply(piece)
         waveform = read_waveform(piece)
         if self._writer is None:
             self.total_samples = piece.total_samples
@@ -102,7 +112,7 @@ class SongFile:
     def _write_receipt(self) -> struct_pb2.Struct:
         timecosts = Timecosts(self._preprocess_seconds, self._diffusion_seconds, time.monotonic() - self._start)
         duration = self.total_samples / self._plan.sample_rate
-        return write_receipt(self._plan, self._variant_index, self._duration_seconds, duration, self._descriptions, timecosts)
+        return write_receipt(self._plan, self._variant_index, self._duration_seconds, duration, self._descriptions, timecosts, self._splice)
 
     def _chunks(self, data: bytes, last: bool) -> list[music_pb2.AudioChunk]:
         chunks = []
@@ -110,6 +120,8 @@ class SongFile:
             part = data[start : start + MAX_CHUNK_BYTES]
             ends = last and start + len(part) == len(data)
             chunks.append(music_pb2.AudioChunk(variant_index=self._variant_index, offset=self._size_bytes, data=part, last=ends))
+            if self._keeper is not None:
+                self._keeper.write(chunks[-1])
             self._sha256.update(part)
             self._size_bytes += len(part)
         return chunks

@@ -1,14 +1,20 @@
 """Audio that a task starts from: taken in, checked, and turned to latents once per codec."""
 
 import asyncio
+import contextlib
 import hashlib
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
-from acestep_rpc.errors import InvalidRequest
+import numpy as np
+import numpy.typing as npt
+
+from acestep_rpc.errors import InvalidRequest, NotFound, StageError
 from acestep_rpc.v1 import music_pb2, vae_pb2
 from orchestrator.assets import READ_BYTES, AssetStore
+from orchestrator.audio import CHANNELS, EXACT_FORMATS, read_waveform
+from orchestrator.results import Results, is_result
 from orchestrator.stages import Stages
 
 
@@ -23,6 +29,8 @@ class Sources:
     def __init__(self, assets: AssetStore, stages: Stages) -> None:
         self._assets = assets
         self._stages = stages
+        self.results = Results(assets)
+        """Kept songs, which are sources too."""
 
     async def upload(self, requests: AsyncIterator[music_pb2.UploadAudioRequest], deadline: float | None) -> music_pb2.UploadAudioResponse:
         """Take a file in. It is stored only when the codec could encode it, and with what that gave.
@@ -46,7 +54,7 @@ class Sources:
             path = Path(spool.name)
             encoded = await self._stages.encode_audio(lambda: _read_file(path), deadline)
             name = await self._assets.add(path, digest.hexdigest())
-        await self._assets.add_latents(name, vae.model_digest, encoded.SerializeToString())
+        await self._assets.add_record(name, vae.model_digest, encoded.SerializeToString())
         return music_pb2.UploadAudioResponse(
             name=name, duration_seconds=encoded.duration_seconds, sample_rate=encoded.sample_rate, channels=encoded.channels
         )
@@ -64,19 +72,48 @@ class Sources:
             offset += len(data)
 
     async def latents(self, name: str, deadline: float | None) -> vae_pb2.EncodeAudioResponse:
-        """What the present codec makes of an upload: known, or encoded now and kept.
+        """What the present codec makes of an upload: known, or encoded now and kept. Of a kept song, the latents that it was decoded from.
 
         Raises:
             NotFound: There is none of that name.
         """
+        if is_result(name):
+            kept = await self._assets.record(name, "latents")
+            if kept is None:
+                raise NotFound("result", name)
+            return vae_pb2.EncodeAudioResponse.FromString(kept)
         codec_digest = (await self._stages.describe(deadline))[2].model_digest
-        known = await self._assets.latents(name, codec_digest)
+        known = await self._assets.record(name, codec_digest)
         if known is not None:
             return vae_pb2.EncodeAudioResponse.FromString(known)
         await self._assets.size(name)  # a name without a file is told apart from a codec that fails
         encoded = await self._stages.encode_audio(lambda: self._assets.read(name), deadline)
-        await self._assets.add_latents(name, codec_digest, encoded.SerializeToString())
+        await self._assets.add_record(name, codec_digest, encoded.SerializeToString())
         return encoded
+
+    async def waveform(self, name: str, sample_rate: int, deadline: float | None) -> npt.NDArray[np.float32]:
+        """Samples of an upload or a kept song, [S, 2] float32 at a rate, in a file that goes with the array.
+
+        Raises:
+            NotFound: There is none of that name.
+            InvalidRequest: The song was kept in a format that is not exact: its samples are not where its latents say.
+            StageError: The vae stage left some out.
+        """
+        if is_result(name):
+            song = music_pb2.Song.FromString(await self._assets.record(name, "song") or b"")
+            if song.format not in EXACT_FORMATS:
+                raise InvalidRequest("repaint.splice_source", True, "false for a source that was kept as mp3 or ogg: they move samples")
+        with tempfile.TemporaryFile(prefix="acestep-waveform-") as spool:
+            total = written = 0
+            async with contextlib.aclosing(self._stages.read_audio(lambda: self._assets.read(name), sample_rate, deadline)) as pieces:
+                async for piece in pieces:
+                    total, waveform = piece.total_samples, read_waveform(piece)
+                    written += waveform.shape[1]
+                    await asyncio.to_thread(spool.write, waveform.T.tobytes())
+            spool.flush()
+            if not written or written != total:
+                raise StageError(f"the vae stage sent {written} of {total} samples of {name}")
+            return np.memmap(spool, dtype="<f4", mode="r", shape=(total, CHANNELS))
 
 
 async def _read_file(path: Path) -> AsyncIterator[bytes]:

@@ -8,14 +8,24 @@ from orchestrator.tasks import AudioToAudio, Edit, Extend, Repaint, Retake, Text
 def encode_request(plan: Plan) -> encoder_pb2.EncodePromptRequest:
     """The prompt of the request; for an edit, of its source."""
     return encoder_pb2.EncodePromptRequest(
-        tags=plan.tags, lyrics=plan.lyrics, lyric_options=plan.lyric_options, null_condition=plan.null_condition, adapters=plan.adapters
+        tags=plan.tags,
+        lyrics=plan.lyrics,
+        negative_tags=plan.negative_tags,
+        lyric_options=plan.lyric_options,
+        null_condition=plan.null_condition,
+        adapters=plan.adapters,
     )
 
 
 def encode_target_request(plan: Plan, edit: Edit) -> encoder_pb2.EncodePromptRequest:
     """The prompt that an edit leads to."""
     return encoder_pb2.EncodePromptRequest(
-        tags=edit.tags, lyrics=edit.lyrics, lyric_options=edit.lyric_options, null_condition=plan.null_condition, adapters=plan.adapters
+        tags=edit.tags,
+        lyrics=edit.lyrics,
+        negative_tags=edit.negative_tags,
+        lyric_options=edit.lyric_options,
+        null_condition=plan.null_condition,
+        adapters=plan.adapters,
     )
 
 
@@ -44,7 +54,12 @@ def sample_request(
             regions = [diffusion_pb2.SamplingRegion(start_seconds=start, end_seconds=end) for start, end in task.regions]
             request.repaint.CopyFrom(
                 diffusion_pb2.RepaintSampling(
-                    source=source, regions=regions, retake_variance=task.retake_variance, retake_seeds=task.retake_seeds
+                    source=source,
+                    regions=regions,
+                    retake_variance=task.retake_variance,
+                    retake_seeds=task.retake_seeds,
+                    feather_seconds=task.feather_seconds,
+                    context_seconds=task.context_seconds,
                 )
             )
         case Extend() as task:

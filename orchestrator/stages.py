@@ -12,6 +12,7 @@ from acestep_rpc.channels import RemoteStub, connect
 from acestep_rpc.errors import StageUnavailable
 from acestep_rpc.telemetry import log
 from acestep_rpc.v1 import (
+    adapter_pb2_grpc,
     diffusion_pb2,
     diffusion_pb2_grpc,
     encoder_pb2,
@@ -23,6 +24,7 @@ from acestep_rpc.v1 import (
 )
 
 T = TypeVar("T")
+P = TypeVar("P", vae_pb2.DecodeLatentsResponse, vae_pb2.ReadAudioResponse)
 
 
 class Stages:
@@ -34,16 +36,25 @@ class Stages:
         vae: Stub of VaeService.
         describers: Stubs of StageService of encoder, diffusion and vae.
         close: Called at the end.
+        adapters: Stubs of AdapterService of encoder and diffusion.
     """
 
     def __init__(
-        self, encoder: Any, diffusion: Any, vae: Any, describers: Sequence[Any], close: Callable[[], Awaitable[None]] | None = None
+        self,
+        encoder: Any,
+        diffusion: Any,
+        vae: Any,
+        describers: Sequence[Any],
+        close: Callable[[], Awaitable[None]] | None = None,
+        adapters: Sequence[Any] = (),
     ) -> None:
         self._encoder = encoder
         self._diffusion = diffusion
         self._vae = vae
         self._describers = describers
         self._close = close
+        self.adapters = adapters
+        """Stubs of AdapterService, of the stages that hold adapters."""
 
     async def describe(self, deadline: float | None) -> list[stage_pb2.DescribeResponse]:
         """What the encoder, the diffusion and the vae stage are."""
@@ -67,20 +78,14 @@ class Stages:
         self, request: vae_pb2.DecodeLatentsRequest, deadline: float | None
     ) -> AsyncGenerator[vae_pb2.DecodeLatentsResponse, None]:
         """Decode latents piece by piece; a second try goes on where the first one broke off. Close the iterator to cancel."""
-        next_sample = 0
-        for attempt in (1, 2):
-            try:
-                async with contextlib.aclosing(self._vae.DecodeLatents(request, timeout=_timeout(deadline))) as pieces:
-                    async for piece in pieces:
-                        if piece.start_sample < next_sample:
-                            continue
-                        next_sample = piece.start_sample + piece.waveform.shape[-1]
-                        yield piece
-                    return
-            except StageUnavailable as error:
-                if attempt == 2:
-                    raise
-                log("stage_retried", reason=str(error))
+
+        def call() -> AsyncGenerator[vae_pb2.DecodeLatentsResponse, None]:
+            responses: AsyncGenerator[vae_pb2.DecodeLatentsResponse, None] = self._vae.DecodeLatents(request, timeout=_timeout(deadline))
+            return responses
+
+        async with contextlib.aclosing(_resumed(call)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def encode_audio(self, data: Callable[[], AsyncIterator[bytes]], deadline: float | None) -> vae_pb2.EncodeAudioResponse:
         """Encode an audio file; tried twice, each time with the bytes of a new data()."""
@@ -91,6 +96,23 @@ class Stages:
 
         response: vae_pb2.EncodeAudioResponse = await _twice(lambda: self._vae.EncodeAudio(requests(), timeout=_timeout(deadline)))
         return response
+
+    async def read_audio(
+        self, data: Callable[[], AsyncIterator[bytes]], sample_rate: int, deadline: float | None
+    ) -> AsyncGenerator[vae_pb2.ReadAudioResponse, None]:
+        """The waveform of an audio file, piece by piece; a second try goes on where the first one broke off, as `decode` does."""
+
+        async def requests() -> AsyncIterator[vae_pb2.ReadAudioRequest]:
+            async for piece in data():
+                yield vae_pb2.ReadAudioRequest(data=piece, sample_rate=sample_rate)
+
+        def call() -> AsyncGenerator[vae_pb2.ReadAudioResponse, None]:
+            responses: AsyncGenerator[vae_pb2.ReadAudioResponse, None] = self._vae.ReadAudio(requests(), timeout=_timeout(deadline))
+            return responses
+
+        async with contextlib.aclosing(_resumed(call)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def close(self) -> None:
         """Let go of the stages."""
@@ -122,7 +144,26 @@ def connect_stages(encoder: str, diffusion: str, vae: str, ready_seconds: float 
         vae=stub(vae_pb2_grpc.VaeServiceStub, vae),
         describers=[stub(stage_pb2_grpc.StageServiceStub, target) for target in (encoder, diffusion, vae)],
         close=close,
+        adapters=[stub(adapter_pb2_grpc.AdapterServiceStub, target) for target in (encoder, diffusion)],
     )
+
+
+async def _resumed(call: Callable[[], AsyncGenerator[P, None]]) -> AsyncGenerator[P, None]:
+    """Pieces of a waveform; a second try leaves out what the first one gave."""
+    next_sample = 0
+    for attempt in (1, 2):
+        try:
+            async with contextlib.aclosing(call()) as pieces:
+                async for piece in pieces:
+                    if piece.start_sample < next_sample:
+                        continue
+                    next_sample = piece.start_sample + piece.waveform.shape[-1]
+                    yield piece
+                return
+        except StageUnavailable as error:
+            if attempt == 2:
+                raise
+            log("stage_retried", reason=str(error))
 
 
 async def _twice(call: Callable[[], Awaitable[T]]) -> T:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from acestep_rpc.errors import Unimplemented
 from acestep_rpc.v1 import encoder_pb2, music_pb2, sampling_pb2, vae_pb2
 from orchestrator.limits import LIMITS, Problems
 
@@ -14,6 +13,7 @@ MAX_TAGS_CHARACTERS = 4096
 MAX_LYRICS_CHARACTERS = 65536
 MAX_REGIONS = 16
 MAX_FRAMES = 2583  # 240 seconds
+MAX_EXTENDED_FRAMES = 3 * MAX_FRAMES
 FRAME_SECONDS = 4096 / 44100  # one latent frame: the shortest region
 
 
@@ -41,6 +41,9 @@ class Repaint:
     regions: tuple[tuple[float, float], ...]
     retake_variance: float
     retake_seeds: tuple[int, ...]
+    splice_source: bool
+    feather_seconds: float
+    context_seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Edit:
     source: str
     tags: str
     lyrics: str
+    negative_tags: str | None
     lyric_options: encoder_pb2.LyricOptions
     edit_n_min: float
     edit_n_max: float
@@ -81,7 +85,7 @@ NAMES = ("text_to_music", "retake", "repaint", "extend", "edit", "audio_to_audio
 
 
 def source_of(task: Task) -> str:
-    """Name of the asset that a task starts from; empty: none."""
+    """Name of the asset or result that a task starts from; empty: none."""
     return getattr(task, "source", "")
 
 
@@ -118,7 +122,12 @@ def read_task(
         case "repaint":
             _needs_euler(name, sampling, problems)
             source, regions = _asset(name, message.source, problems), _regions(message, problems)
-            return Repaint(source, regions, number("retake_variance"), second_seeds()), 1
+            splice = message.splice_source if message.HasField("splice_source") else True
+            context = problems.optional_number(
+                "repaint.context_seconds", message.context_seconds if message.HasField("context_seconds") else None
+            )
+            variance, feather = number("retake_variance"), number("feather_seconds")
+            return Repaint(source, regions, variance, second_seeds(), splice, feather, context), 1
         case "extend":
             _needs_euler(name, sampling, problems)
             left, right = number("left_seconds"), number("right_seconds")
@@ -132,24 +141,6 @@ def read_task(
                 problems.add("sampling.oss_steps", list(sampling.oss_steps), "none with audio_to_audio")
             return AudioToAudio(_asset(name, message.source, problems), number("ref_audio_strength")), 1
     return TextToMusic(number("duration_seconds")), 1
-
-
-def refuse_what_is_not_built(request: music_pb2.GenerateRequest) -> None:
-    """Raise Unimplemented for what the contract has and this version has not."""
-    repaint = request.repaint
-    not_built = {
-        "a source that is an earlier result": any(
-            getattr(request, name).source.WhichOneof("source") == "result" for name in NAMES[2:] if request.HasField(name)
-        ),
-        "repaint.splice_source (send false)": request.HasField("repaint")
-        and (repaint.splice_source or not repaint.HasField("splice_source")),
-        "repaint.context_seconds": repaint.HasField("context_seconds"),
-        "repaint.feather_seconds": repaint.HasField("feather_seconds") and repaint.feather_seconds != 0,
-        "edit.target.negative_tags": request.edit.target.HasField("negative_tags"),
-    }
-    for what, asked in not_built.items():
-        if asked:
-            raise Unimplemented(f"{what}: not built yet", feature=what)
 
 
 def song_seconds(task: Task, source: vae_pb2.EncodeAudioResponse | None) -> float:
@@ -175,10 +166,12 @@ def song_seconds(task: Task, source: vae_pb2.EncodeAudioResponse | None) -> floa
                     )
         case Extend(left_seconds=left, right_seconds=right):
             frames += int(left / FRAME_SECONDS) + int(right / FRAME_SECONDS)
-    if frames > MAX_FRAMES:
-        field = "extend" if isinstance(task, Extend) else "source"
-        problems.add(field, f"{frames * FRAME_SECONDS:.2f} seconds in all", f"at most {MAX_FRAMES * FRAME_SECONDS:.2f}")
+    field, most = ("extend", MAX_EXTENDED_FRAMES) if isinstance(task, Extend) else ("source", MAX_FRAMES)
+    if frames > most:
+        problems.add(field, f"{frames * FRAME_SECONDS:.2f} seconds in all", f"at most {most * FRAME_SECONDS:.2f}")
     problems.raise_if_any()
+    if isinstance(task, Repaint) and task.splice_source:
+        return source.duration_seconds
     return frames * FRAME_SECONDS
 
 
@@ -233,6 +226,7 @@ def _edit(
     lyrics = problems.text("edit.target.lyrics", message.target.lyrics, MAX_LYRICS_CHARACTERS)
     if not tags.strip() and not lyrics.strip():
         problems.add("edit.target", "", "tags, lyrics or both")
+    negative_tags = read_negative_tags("edit.target", message.target, sampling, True, problems)
     if n_min > n_max:
         problems.add("edit.edit_n_min", n_min, f"at most edit_n_max ({n_max:g})")
     refused: dict[str, Any] = {  # the algorithm has no place for them, and nobody asks for them by default
@@ -246,7 +240,30 @@ def _edit(
         if given:
             value = getattr(sampling, field.removeprefix("sampling."))
             problems.add(field, value, "its default with edit")
-    return Edit(source, tags, lyrics, message.target.lyric_options, n_min, n_max, int(n_avg), second_seeds)
+    return Edit(source, tags, lyrics, negative_tags, message.target.lyric_options, n_min, n_max, int(n_avg), second_seeds)
+
+
+def read_negative_tags(
+    field: str, prompt: music_pb2.Prompt, sampling: sampling_pb2.SamplingParams, all_steps: bool, problems: Problems
+) -> str | None:
+    """What a prompt steers away from, if it does.
+
+    Args:
+        field: Of the prompt.
+        prompt: As it came.
+        sampling: Every field set.
+        all_steps: The task guides every step, whatever the interval.
+        problems: Collects what is wrong.
+    """
+    if not prompt.HasField("negative_tags"):
+        return None
+    field = f"{field}.negative_tags"
+    scale = sampling.guidance_scale
+    if scale in (0, 1):
+        problems.add(field, prompt.negative_tags, f"none with sampling.guidance_scale {scale:g}, which switches guidance off")
+    elif sampling.guidance_interval == 0 and not all_steps:
+        problems.add(field, prompt.negative_tags, "none with sampling.guidance_interval 0, which guides no step")
+    return problems.text(field, prompt.negative_tags, MAX_TAGS_CHARACTERS)
 
 
 def _needs_euler(name: str, sampling: sampling_pb2.SamplingParams, problems: Problems) -> None:
@@ -256,5 +273,5 @@ def _needs_euler(name: str, sampling: sampling_pb2.SamplingParams, problems: Pro
 
 def _asset(name: str, source: music_pb2.AudioSource, problems: Problems) -> str:
     if source.WhichOneof("source") is None:
-        problems.add(f"{name}.source", "", "an asset, as UploadAudio names it")
-    return source.asset
+        problems.add(f"{name}.source", "", "an asset, as UploadAudio names it, or an earlier result")
+    return source.asset or source.result

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import diffusers
 import grpc.aio
@@ -25,6 +25,7 @@ from acestep_rpc.v1 import stage_pb2, stage_pb2_grpc, vae_pb2, vae_pb2_grpc
 from vae_svc.audio_file import MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, AudioFile, read_audio
 from vae_svc.codec import LATENT_ROWS, Codec, num_samples
 from vae_svc.model.dcae import LATENT_CHANNELS
+from vae_svc.model.resample import resample
 from vae_svc.model.vocoder_config import VocoderConfig
 from vae_svc.settings import Settings
 from vae_svc.weights import VOCODER_FOLDER, load_codec, read_vocoder_config
@@ -58,9 +59,7 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
         self, request: vae_pb2.DecodeLatentsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[vae_pb2.DecodeLatentsResponse]:
         """The waveform, each piece as it is done."""
-        rate = request.sample_rate if request.HasField("sample_rate") else DEFAULT_SAMPLE_RATE
-        if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
-            raise InvalidRequest("sample_rate", rate, f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE}")
+        rate = _checked_rate(request.sample_rate if request.HasField("sample_rate") else DEFAULT_SAMPLE_RATE)
         latents = await self._run(lambda: read_latents(request, self._settings.max_latent_frames))
         total = num_samples(latents.shape[-1], rate)
         pieces = self._codec.decode(latents, rate)
@@ -82,18 +81,11 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
     ) -> vae_pb2.EncodeAudioResponse:
         """The latents of a file that comes in pieces."""
         with tempfile.NamedTemporaryFile(prefix="acestep-") as spool:
-            size = 0
             async for request in request_iterator:
-                size += len(request.data)
-                if size > self._settings.max_file_bytes:
-                    raise InvalidRequest("data", f"{size} bytes so far", f"at most {self._settings.max_file_bytes} bytes")
-                spool.write(request.data)
-            spool.flush()
-            if size == 0:
-                raise InvalidRequest("data", "0 bytes", "an audio file")
+                self._spool(request.data, spool)
             async with self._one_file:
                 begin = time.monotonic()
-                file = await asyncio.to_thread(read_audio, Path(spool.name), self._settings.max_duration_seconds)
+                file = await asyncio.to_thread(self._read, spool)
                 latents = await self._encode(file)
         seconds = time.monotonic() - begin
         STAGE_SECONDS.labels("vae_encode").observe(seconds)
@@ -104,6 +96,36 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
             sample_rate=file.sample_rate,
             channels=file.waveform.shape[0],
         )
+
+    async def ReadAudio(
+        self, request_iterator: AsyncIterator[vae_pb2.ReadAudioRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[vae_pb2.ReadAudioResponse]:
+        """The waveform of a file that comes in pieces."""
+        rate: int | None = None
+        with tempfile.NamedTemporaryFile(prefix="acestep-") as spool:
+            async for request in request_iterator:
+                if rate is None:
+                    rate = _checked_rate(request.sample_rate if request.HasField("sample_rate") else DEFAULT_SAMPLE_RATE)
+                self._spool(request.data, spool)
+            async with self._one_file:
+                file = await asyncio.to_thread(self._read, spool)
+                assert rate is not None, "an empty stream is refused as an empty file"
+                waveform = await self._run(lambda: resample(file.waveform.expand(2, -1), file.sample_rate, rate))
+                total, start = waveform.shape[-1], 0
+                for block in torch.split(waveform, MESSAGE_SAMPLES, dim=-1):
+                    yield vae_pb2.ReadAudioResponse(waveform=pack(block), start_sample=start, total_samples=total, sample_rate=rate)
+                    start += block.shape[-1]
+
+    def _spool(self, data: bytes, spool: IO[bytes]) -> None:
+        spool.write(data)
+        if (size := spool.tell()) > self._settings.max_file_bytes:
+            raise InvalidRequest("data", f"{size} bytes so far", f"at most {self._settings.max_file_bytes} bytes")
+
+    def _read(self, spool: IO[bytes]) -> AudioFile:
+        spool.flush()
+        if spool.tell() == 0:
+            raise InvalidRequest("data", "0 bytes", "an audio file")
+        return read_audio(Path(spool.name), self._settings.max_duration_seconds)
 
     async def _encode(self, file: AudioFile) -> torch.Tensor:
         work = self._codec.encode_in_pieces(file.waveform, file.sample_rate)
@@ -133,6 +155,12 @@ def read_latents(request: vae_pb2.DecodeLatentsRequest, max_frames: int) -> torc
     if len(shape) == 3 and shape[2] > max_frames:
         raise InvalidRequest("latents.shape", shape, f"at most {max_frames} frames")
     return unpack(request.latents, "latents", (torch.float32, torch.bfloat16), (LATENT_CHANNELS, LATENT_ROWS, None)).float()
+
+
+def _checked_rate(rate: int) -> int:
+    if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
+        raise InvalidRequest("sample_rate", rate, f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE}")
+    return rate
 
 
 def _next_piece(pieces: Iterator[torch.Tensor]) -> torch.Tensor:

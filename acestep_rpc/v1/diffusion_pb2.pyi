@@ -34,16 +34,20 @@ class SamplingRegion(_message.Message):
     def __init__(self, start_seconds: _Optional[float] = ..., end_seconds: _Optional[float] = ...) -> None: ...
 
 class RepaintSampling(_message.Message):
-    __slots__ = ("source", "regions", "retake_variance", "retake_seeds")
+    __slots__ = ("source", "regions", "retake_variance", "retake_seeds", "feather_seconds", "context_seconds")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     REGIONS_FIELD_NUMBER: _ClassVar[int]
     RETAKE_VARIANCE_FIELD_NUMBER: _ClassVar[int]
     RETAKE_SEEDS_FIELD_NUMBER: _ClassVar[int]
+    FEATHER_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     source: _tensor_pb2.Tensor
     regions: _containers.RepeatedCompositeFieldContainer[SamplingRegion]
     retake_variance: float
     retake_seeds: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, source: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., regions: _Optional[_Iterable[_Union[SamplingRegion, _Mapping]]] = ..., retake_variance: _Optional[float] = ..., retake_seeds: _Optional[_Iterable[int]] = ...) -> None: ...
+    feather_seconds: float
+    context_seconds: float
+    def __init__(self, source: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., regions: _Optional[_Iterable[_Union[SamplingRegion, _Mapping]]] = ..., retake_variance: _Optional[float] = ..., retake_seeds: _Optional[_Iterable[int]] = ..., feather_seconds: _Optional[float] = ..., context_seconds: _Optional[float] = ...) -> None: ...
 
 class ExtendSampling(_message.Message):
     __slots__ = ("source", "left_seconds", "right_seconds", "retake_seeds")

@@ -177,7 +177,7 @@ class PreviewSpec(_message.Message):
     def __init__(self, at_steps: _Optional[_Iterable[int]] = ..., window: _Optional[_Union[TimeRange, _Mapping]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "prompt", "sampling", "output", "adapters", "seeds", "num_variants", "priority", "text_to_music", "retake", "repaint", "extend", "edit", "audio_to_audio")
+    __slots__ = ("request_id", "prompt", "sampling", "output", "adapters", "seeds", "num_variants", "priority", "keep_results", "text_to_music", "retake", "repaint", "extend", "edit", "audio_to_audio")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -186,6 +186,7 @@ class GenerateRequest(_message.Message):
     SEEDS_FIELD_NUMBER: _ClassVar[int]
     NUM_VARIANTS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    KEEP_RESULTS_FIELD_NUMBER: _ClassVar[int]
     TEXT_TO_MUSIC_FIELD_NUMBER: _ClassVar[int]
     RETAKE_FIELD_NUMBER: _ClassVar[int]
     REPAINT_FIELD_NUMBER: _ClassVar[int]
@@ -200,13 +201,14 @@ class GenerateRequest(_message.Message):
     seeds: _containers.RepeatedScalarFieldContainer[int]
     num_variants: int
     priority: Priority
+    keep_results: bool
     text_to_music: TextToMusic
     retake: Retake
     repaint: Repaint
     extend: Extend
     edit: Edit
     audio_to_audio: AudioToAudio
-    def __init__(self, request_id: _Optional[str] = ..., prompt: _Optional[_Union[Prompt, _Mapping]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., output: _Optional[_Union[OutputSpec, _Mapping]] = ..., adapters: _Optional[_Iterable[_Union[_sampling_pb2.AdapterSelection, _Mapping]]] = ..., seeds: _Optional[_Iterable[int]] = ..., num_variants: _Optional[int] = ..., priority: _Optional[_Union[Priority, str]] = ..., text_to_music: _Optional[_Union[TextToMusic, _Mapping]] = ..., retake: _Optional[_Union[Retake, _Mapping]] = ..., repaint: _Optional[_Union[Repaint, _Mapping]] = ..., extend: _Optional[_Union[Extend, _Mapping]] = ..., edit: _Optional[_Union[Edit, _Mapping]] = ..., audio_to_audio: _Optional[_Union[AudioToAudio, _Mapping]] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., prompt: _Optional[_Union[Prompt, _Mapping]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., output: _Optional[_Union[OutputSpec, _Mapping]] = ..., adapters: _Optional[_Iterable[_Union[_sampling_pb2.AdapterSelection, _Mapping]]] = ..., seeds: _Optional[_Iterable[int]] = ..., num_variants: _Optional[int] = ..., priority: _Optional[_Union[Priority, str]] = ..., keep_results: _Optional[bool] = ..., text_to_music: _Optional[_Union[TextToMusic, _Mapping]] = ..., retake: _Optional[_Union[Retake, _Mapping]] = ..., repaint: _Optional[_Union[Repaint, _Mapping]] = ..., extend: _Optional[_Union[Extend, _Mapping]] = ..., edit: _Optional[_Union[Edit, _Mapping]] = ..., audio_to_audio: _Optional[_Union[AudioToAudio, _Mapping]] = ...) -> None: ...
 
 class Accepted(_message.Message):
     __slots__ = ("seeds", "duration_seconds", "estimated_finish_time")
@@ -269,14 +271,28 @@ class Song(_message.Message):
     def __init__(self, variant_index: _Optional[int] = ..., seed: _Optional[int] = ..., format: _Optional[_Union[AudioFormat, str]] = ..., sample_rate: _Optional[int] = ..., channels: _Optional[int] = ..., duration_seconds: _Optional[float] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., name: _Optional[str] = ..., receipt: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
 
 class GenerateResult(_message.Message):
-    __slots__ = ("songs", "warnings", "lyric_lines")
+    __slots__ = ("songs", "warnings", "lyric_lines", "lyric_changes")
     SONGS_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     LYRIC_LINES_FIELD_NUMBER: _ClassVar[int]
+    LYRIC_CHANGES_FIELD_NUMBER: _ClassVar[int]
     songs: _containers.RepeatedCompositeFieldContainer[Song]
     warnings: _containers.RepeatedScalarFieldContainer[str]
     lyric_lines: _containers.RepeatedCompositeFieldContainer[_encoder_pb2.LyricLine]
-    def __init__(self, songs: _Optional[_Iterable[_Union[Song, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., lyric_lines: _Optional[_Iterable[_Union[_encoder_pb2.LyricLine, _Mapping]]] = ...) -> None: ...
+    lyric_changes: _containers.RepeatedCompositeFieldContainer[LyricChange]
+    def __init__(self, songs: _Optional[_Iterable[_Union[Song, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., lyric_lines: _Optional[_Iterable[_Union[_encoder_pb2.LyricLine, _Mapping]]] = ..., lyric_changes: _Optional[_Iterable[_Union[LyricChange, _Mapping]]] = ...) -> None: ...
+
+class LyricChange(_message.Message):
+    __slots__ = ("old_line_number", "old_lines", "new_line_number", "new_lines")
+    OLD_LINE_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    OLD_LINES_FIELD_NUMBER: _ClassVar[int]
+    NEW_LINE_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    NEW_LINES_FIELD_NUMBER: _ClassVar[int]
+    old_line_number: int
+    old_lines: _containers.RepeatedScalarFieldContainer[str]
+    new_line_number: int
+    new_lines: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, old_line_number: _Optional[int] = ..., old_lines: _Optional[_Iterable[str]] = ..., new_line_number: _Optional[int] = ..., new_lines: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GenerateEvent(_message.Message):
     __slots__ = ("sequence", "request_id", "time", "accepted", "progress", "audio_chunk", "completed")

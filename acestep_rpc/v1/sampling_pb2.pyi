@@ -62,9 +62,11 @@ class SamplingParams(_message.Message):
     def __init__(self, infer_step: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., scheduler_type: _Optional[_Union[SchedulerType, str]] = ..., cfg_type: _Optional[_Union[CfgType, str]] = ..., omega_scale: _Optional[float] = ..., guidance_interval: _Optional[float] = ..., guidance_interval_decay: _Optional[float] = ..., min_guidance_scale: _Optional[float] = ..., guidance_scale_text: _Optional[float] = ..., guidance_scale_lyric: _Optional[float] = ..., use_erg_tag: _Optional[bool] = ..., use_erg_lyric: _Optional[bool] = ..., use_erg_diffusion: _Optional[bool] = ..., oss_steps: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class AdapterSelection(_message.Message):
-    __slots__ = ("name", "scale")
+    __slots__ = ("name", "scale", "use_trained_scale")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
+    USE_TRAINED_SCALE_FIELD_NUMBER: _ClassVar[int]
     name: str
     scale: float
-    def __init__(self, name: _Optional[str] = ..., scale: _Optional[float] = ...) -> None: ...
+    use_trained_scale: bool
+    def __init__(self, name: _Optional[str] = ..., scale: _Optional[float] = ..., use_trained_scale: _Optional[bool] = ...) -> None: ...

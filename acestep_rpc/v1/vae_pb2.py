@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from acestep_rpc.v1 import tensor_pb2 as acestep__rpc_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61\x63\x65step_rpc/v1/vae.proto\x12\x0e\x61\x63\x65step_rpc.v1\x1a\x1b\x61\x63\x65step_rpc/v1/tensor.proto\"i\n\x14\x44\x65\x63odeLatentsRequest\x12\'\n\x07latents\x18\x01 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12\x18\n\x0bsample_rate\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x0e\n\x0c_sample_rate\"\x83\x01\n\x15\x44\x65\x63odeLatentsResponse\x12(\n\x08waveform\x18\x01 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12\x14\n\x0cstart_sample\x18\x02 \x01(\x04\x12\x15\n\rtotal_samples\x18\x03 \x01(\x04\x12\x13\n\x0bsample_rate\x18\x04 \x01(\r\"\"\n\x12\x45ncodeAudioRequest\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x7f\n\x13\x45ncodeAudioResponse\x12\'\n\x07latents\x18\x01 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12\x18\n\x10\x64uration_seconds\x18\x02 \x01(\x01\x12\x13\n\x0bsample_rate\x18\x03 \x01(\r\x12\x10\n\x08\x63hannels\x18\x04 \x01(\r2\xc6\x01\n\nVaeService\x12^\n\rDecodeLatents\x12$.acestep_rpc.v1.DecodeLatentsRequest\x1a%.acestep_rpc.v1.DecodeLatentsResponse0\x01\x12X\n\x0b\x45ncodeAudio\x12\".acestep_rpc.v1.EncodeAudioRequest\x1a#.acestep_rpc.v1.EncodeAudioResponse(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61\x63\x65step_rpc/v1/vae.proto\x12\x0e\x61\x63\x65step_rpc.v1\x1a\x1b\x61\x63\x65step_rpc/v1/tensor.proto\"i\n\x14\x44\x65\x63odeLatentsRequest\x12\'\n\x07latents\x18\x01 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12\x18\n\x0bsample_rate\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x0e\n\x0c_sample_rate\"\x83\x01\n\x15\x44\x65\x63odeLatentsResponse\x12(\n\x08waveform\x18\x01 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12\x14\n\x0cstart_sample\x18\x02 \x01(\x04\x12\x15\n\rtotal_samples\x18\x03 \x01(\x04\x12\x13\n\x0bsample_rate\x18\x04 \x01(\r\"\"\n\x12\x45ncodeAudioRequest\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x7f\n\x13\x45ncodeAudioResponse\x12\'\n\x07latents\x18\x01 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12\x18\n\x10\x64uration_seconds\x18\x02 \x01(\x01\x12\x13\n\x0bsample_rate\x18\x03 \x01(\r\x12\x10\n\x08\x63hannels\x18\x04 \x01(\r\"J\n\x10ReadAudioRequest\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x18\n\x0bsample_rate\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x0e\n\x0c_sample_rate\"\x7f\n\x11ReadAudioResponse\x12(\n\x08waveform\x18\x01 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12\x14\n\x0cstart_sample\x18\x02 \x01(\x04\x12\x15\n\rtotal_samples\x18\x03 \x01(\x04\x12\x13\n\x0bsample_rate\x18\x04 \x01(\r2\x9c\x02\n\nVaeService\x12^\n\rDecodeLatents\x12$.acestep_rpc.v1.DecodeLatentsRequest\x1a%.acestep_rpc.v1.DecodeLatentsResponse0\x01\x12X\n\x0b\x45ncodeAudio\x12\".acestep_rpc.v1.EncodeAudioRequest\x1a#.acestep_rpc.v1.EncodeAudioResponse(\x01\x12T\n\tReadAudio\x12 .acestep_rpc.v1.ReadAudioRequest\x1a!.acestep_rpc.v1.ReadAudioResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,6 +40,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENCODEAUDIOREQUEST']._serialized_end=348
   _globals['_ENCODEAUDIORESPONSE']._serialized_start=350
   _globals['_ENCODEAUDIORESPONSE']._serialized_end=477
-  _globals['_VAESERVICE']._serialized_start=480
-  _globals['_VAESERVICE']._serialized_end=678
+  _globals['_READAUDIOREQUEST']._serialized_start=479
+  _globals['_READAUDIOREQUEST']._serialized_end=553
+  _globals['_READAUDIORESPONSE']._serialized_start=555
+  _globals['_READAUDIORESPONSE']._serialized_end=682
+  _globals['_VAESERVICE']._serialized_start=685
+  _globals['_VAESERVICE']._serialized_end=969
 # @@protoc_insertion_point(module_scope)

@@ -43,3 +43,23 @@ class EncodeAudioResponse(_message.Message):
     sample_rate: int
     channels: int
     def __init__(self, latents: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., duration_seconds: _Optional[float] = ..., sample_rate: _Optional[int] = ..., channels: _Optional[int] = ...) -> None: ...
+
+class ReadAudioRequest(_message.Message):
+    __slots__ = ("data", "sample_rate")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_RATE_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    sample_rate: int
+    def __init__(self, data: _Optional[bytes] = ..., sample_rate: _Optional[int] = ...) -> None: ...
+
+class ReadAudioResponse(_message.Message):
+    __slots__ = ("waveform", "start_sample", "total_samples", "sample_rate")
+    WAVEFORM_FIELD_NUMBER: _ClassVar[int]
+    START_SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_RATE_FIELD_NUMBER: _ClassVar[int]
+    waveform: _tensor_pb2.Tensor
+    start_sample: int
+    total_samples: int
+    sample_rate: int
+    def __init__(self, waveform: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., start_sample: _Optional[int] = ..., total_samples: _Optional[int] = ..., sample_rate: _Optional[int] = ...) -> None: ...

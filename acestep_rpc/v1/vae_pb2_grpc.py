@@ -45,6 +45,11 @@ class VaeServiceStub:
                 request_serializer=acestep__rpc_dot_v1_dot_vae__pb2.EncodeAudioRequest.SerializeToString,
                 response_deserializer=acestep__rpc_dot_v1_dot_vae__pb2.EncodeAudioResponse.FromString,
                 _registered_method=True)
+        self.ReadAudio = channel.stream_stream(
+                '/acestep_rpc.v1.VaeService/ReadAudio',
+                request_serializer=acestep__rpc_dot_v1_dot_vae__pb2.ReadAudioRequest.SerializeToString,
+                response_deserializer=acestep__rpc_dot_v1_dot_vae__pb2.ReadAudioResponse.FromString,
+                _registered_method=True)
 
 
 class VaeServiceServicer:
@@ -65,6 +70,13 @@ class VaeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadAudio(self, request_iterator, context):
+        """The waveform of an audio file itself, at a wanted rate, in pieces. The file comes as for EncodeAudio.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VaeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_VaeServiceServicer_to_server(servicer, server):
                     servicer.EncodeAudio,
                     request_deserializer=acestep__rpc_dot_v1_dot_vae__pb2.EncodeAudioRequest.FromString,
                     response_serializer=acestep__rpc_dot_v1_dot_vae__pb2.EncodeAudioResponse.SerializeToString,
+            ),
+            'ReadAudio': grpc.stream_stream_rpc_method_handler(
+                    servicer.ReadAudio,
+                    request_deserializer=acestep__rpc_dot_v1_dot_vae__pb2.ReadAudioRequest.FromString,
+                    response_serializer=acestep__rpc_dot_v1_dot_vae__pb2.ReadAudioResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class VaeService:
             '/acestep_rpc.v1.VaeService/EncodeAudio',
             acestep__rpc_dot_v1_dot_vae__pb2.EncodeAudioRequest.SerializeToString,
             acestep__rpc_dot_v1_dot_vae__pb2.EncodeAudioResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadAudio(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/acestep_rpc.v1.VaeService/ReadAudio',
+            acestep__rpc_dot_v1_dot_vae__pb2.ReadAudioRequest.SerializeToString,
+            acestep__rpc_dot_v1_dot_vae__pb2.ReadAudioResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,8 @@ class VaeServiceStub:
     """Decode latents to a waveform, in pieces as they finish; put together they equal the decode of the whole."""
     EncodeAudio: _grpc.StreamUnaryMultiCallable[_vae_pb2.EncodeAudioRequest, _vae_pb2.EncodeAudioResponse]
     """Encode an audio file to latents. The file comes in pieces, any sizes, in order."""
+    ReadAudio: _grpc.StreamStreamMultiCallable[_vae_pb2.ReadAudioRequest, _vae_pb2.ReadAudioResponse]
+    """The waveform of an audio file itself, at a wanted rate, in pieces. The file comes as for EncodeAudio."""
 
 @_typing.type_check_only
 class VaeServiceAsyncStub(VaeServiceStub):
@@ -47,6 +49,8 @@ class VaeServiceAsyncStub(VaeServiceStub):
     """Decode latents to a waveform, in pieces as they finish; put together they equal the decode of the whole."""
     EncodeAudio: _aio.StreamUnaryMultiCallable[_vae_pb2.EncodeAudioRequest, _vae_pb2.EncodeAudioResponse]  # type: ignore[assignment]
     """Encode an audio file to latents. The file comes in pieces, any sizes, in order."""
+    ReadAudio: _aio.StreamStreamMultiCallable[_vae_pb2.ReadAudioRequest, _vae_pb2.ReadAudioResponse]  # type: ignore[assignment]
+    """The waveform of an audio file itself, at a wanted rate, in pieces. The file comes as for EncodeAudio."""
 
 class VaeServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs the codec and the vocoder."""
@@ -66,5 +70,13 @@ class VaeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_vae_pb2.EncodeAudioResponse, _abc.Awaitable[_vae_pb2.EncodeAudioResponse]]:
         """Encode an audio file to latents. The file comes in pieces, any sizes, in order."""
+
+    @_abc_1.abstractmethod
+    def ReadAudio(
+        self,
+        request_iterator: _MaybeAsyncIterator[_vae_pb2.ReadAudioRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_vae_pb2.ReadAudioResponse], _abc.AsyncIterator[_vae_pb2.ReadAudioResponse]]:
+        """The waveform of an audio file itself, at a wanted rate, in pieces. The file comes as for EncodeAudio."""
 
 def add_VaeServiceServicer_to_server(servicer: VaeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

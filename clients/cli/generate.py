@@ -17,7 +17,7 @@ from clients.cli.embedded_server import embedded_server
 from clients.cli.failures import EXIT_CODES_HELP, CommandFailed, ExitCode, missing_extra
 from clients.cli.request import FORMATS, add_arguments, build_request, in_terms_of_flags
 from clients.cli.song_files import SongFiles
-from clients.cli.upload import source_asset
+from clients.cli.upload import find_source
 
 if TYPE_CHECKING:
     from clients.cli.progress import ProgressView
@@ -42,7 +42,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(set_task=_set_task, source=None)
 
 
-def _set_task(request: music_pb2.GenerateRequest, args: argparse.Namespace, asset: str) -> None:
+def _set_task(request: music_pb2.GenerateRequest, args: argparse.Namespace, source: music_pb2.AudioSource | None) -> None:
     request.text_to_music.CopyFrom(music_pb2.TextToMusic(duration_seconds=args.duration))
 
 
@@ -51,7 +51,7 @@ def add_song_parser(
 ) -> argparse.ArgumentParser:
     """A subcommand that makes songs.
 
-    Its caller adds flags of its own and sets the defaults `set_task(request, args, asset)`, which puts the task into the request, and
+    Its caller adds flags of its own and sets the defaults `set_task(request, args, source)`, which puts the task into the request, and
     `source`: None, or the file or asset that the task starts from.
     """
     parser = commands.add_parser(
@@ -69,6 +69,9 @@ def add_song_parser(
     output.add_argument("-o", "--output", type=Path, default=Path("song.wav"), metavar="FILE", help="(default: %(default)s)")
     output.add_argument("--format", choices=tuple(FORMATS), help="(default: from the file's extension)")
     output.add_argument("--sample-rate", type=int, choices=(44100, 48000), help="in Hz (default: 48000)")
+    output.add_argument(
+        "--keep", action="store_true", help="keep the songs on the server too; their names, for --from, are printed on standard error"
+    )
     output.add_argument("--json", action="store_true", help="print the receipts, one JSON object a line, instead of the paths")
     output.add_argument("--quiet", action="store_true", help="show no progress")
     output.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="give up after this time (default: never)")
@@ -89,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
     if args.output.is_dir():
         raise CommandFailed(f"-o {args.output} is a folder: name a file", ExitCode.USAGE)
     request = build_request(args, _audio_format(args), args.sample_rate)
+    request.keep_results = args.keep
     try:
         from clients.cli.progress import ProgressView  # needs the extra
     except ModuleNotFoundError as error:
@@ -102,8 +106,19 @@ def run(args: argparse.Namespace) -> None:
         raise CommandFailed(str(error)) from error
     for warning in result.warnings:
         print(f"acestep: warning: {warning}", file=sys.stderr)
+    for change in result.lyric_changes:
+        print(f"acestep: lyrics: {_shown(change)}", file=sys.stderr)
+    for song in result.songs:
+        if song.name:
+            print(f"acestep: kept as {song.name}", file=sys.stderr)
     for path, receipt in files:
         print(json.dumps(receipt, ensure_ascii=False) if args.json else path)
+
+
+def _shown(change: music_pb2.LyricChange) -> str:
+    """As "line 3: 'old', 'lines' -> 'new'"."""
+    old, new = (", ".join(map(repr, lines)) or "nothing" for lines in (change.old_lines, change.new_lines))
+    return f"line {change.old_line_number}: {old} -> {new}"
 
 
 def _audio_format(args: argparse.Namespace) -> music_pb2.AudioFormat:
@@ -124,7 +139,7 @@ async def _generate(
         result: music_pb2.GenerateResult | None = None
         # Closing the events, as leaving early does, cancels the work on the server.
         with SongFiles(args.output) as files:
-            args.set_task(request, args, await source_asset(stub, args.source) if args.source else "")
+            args.set_task(request, args, await find_source(stub, args.source) if args.source else None)
             async with aclosing(stub.Generate(request, timeout=args.timeout)) as events:
                 async for event in events:
                     match event.WhichOneof("event"):

@@ -32,6 +32,8 @@ _FLAGS = {f"sampling.{name}": "--" + name.removeprefix("use_").replace("_", "-")
     "sampling.scheduler_type": "--scheduler",
     "prompt.tags": "--tags",
     "prompt.lyrics": "--lyrics",
+    "prompt.negative_tags": "--negative-tags",
+    "edit.target.negative_tags": "--target-negative-tags",
     "output.format": "--format",
     "output.sample_rate": "--sample-rate",
     "text_to_music.duration_seconds": "--duration",
@@ -41,6 +43,8 @@ _FLAGS = {f"sampling.{name}": "--" + name.removeprefix("use_").replace("_", "-")
     "repaint.regions": "--region",
     "repaint.retake_variance": "--variance",
     "repaint.retake_seeds": "--retake-seed",
+    "repaint.feather_seconds": "--feather",
+    "repaint.context_seconds": "--context",
     "extend": "--left, --right",
     "extend.left_seconds": "--left",
     "extend.right_seconds": "--right",
@@ -55,6 +59,7 @@ _FLAGS = {f"sampling.{name}": "--" + name.removeprefix("use_").replace("_", "-")
     "audio_to_audio.ref_audio_strength": "--strength",
     "source": "--from",
     "data": "--from",
+    "repaint.splice_source": "--splice",
     "seeds": "--seed",
     "num_variants": "--num-variants",
     "adapters": "--adapter",
@@ -66,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a song; each one left out takes the server's default."""
     song = parser.add_argument_group("the song")
     song.add_argument("--tags", default="", help='style, separated by commas: "funk, female vocals, 105 bpm"')
+    song.add_argument("--negative-tags", metavar="TAGS", help="style to steer away from (default: none)")
     lyrics = song.add_mutually_exclusive_group()
     lyrics.add_argument(
         "--lyrics", metavar="TEXT", help=r'lyrics with structure tags; \n starts a line: "[verse]\nhello world". None: instrumental'
@@ -85,6 +91,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME[:SCALE]",
         help="LoRA adapter of the server, scale -3 to 3 (default: 1)",
+    )
+    song.add_argument(
+        "--trained-scale",
+        action="store_true",
+        help="multiply the scale of every adapter by the one that it was trained with, as its file states it (default: the scale alone)",
     )
     song.add_argument("--num-variants", type=whole_number(32), metavar="N", help="songs to make, 1 to 16 (default: one per seed, or 1)")
 
@@ -130,8 +141,10 @@ def build_request(args: argparse.Namespace, audio_format: music_pb2.AudioFormat,
             sampling.cfg_type = CFG_TYPES[value]
         else:
             setattr(sampling, name, value)
+    for adapter in args.adapter:
+        adapter.use_trained_scale = args.trained_scale
     return music_pb2.GenerateRequest(
-        prompt=music_pb2.Prompt(tags=args.tags, lyrics=read_lyrics(args.lyrics, args.lyrics_file)),
+        prompt=music_pb2.Prompt(tags=args.tags, lyrics=read_lyrics(args.lyrics, args.lyrics_file), negative_tags=args.negative_tags),
         sampling=sampling,
         output=music_pb2.OutputSpec(format=audio_format, sample_rate=sample_rate),
         adapters=args.adapter,

@@ -30,7 +30,7 @@ _EVERY_SERVER = ("host", "port", "metrics_port", "drain_seconds", "ready_file")
 _TORCH = ("checkpoint", "device", "dtype", "threads")
 _TARGETS = ("encoder", "diffusion", "vae")
 _STORE = ("store",)
-_ADAPTERS = ("adapters",)
+_ADAPTERS = ("adapters", "warm_adapters")
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     stage.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), help="compute type (default: auto)")
     stage.add_argument("--threads", type=int, help="CPU threads; 0 takes one per core (default: 0)")
     stage.add_argument("--adapters", type=Path, metavar="DIR", help="folder of adapters that requests can name (not for vae)")
+    stage.add_argument("--warm-adapters", metavar="NAME,NAME,...", help="adapters to load at the start (default: on first use)")
     remote = parser.add_argument_group("orchestrator")
     for name in _TARGETS:
         remote.add_argument(f"--{name}", metavar="HOST:PORT", help=f"where the {name} stage listens")

@@ -8,12 +8,12 @@ from typing import Any
 from acestep_rpc.v1 import music_pb2
 from clients.cli.failures import CommandFailed, ExitCode
 
-_ASSET_PREFIX = "assets/"
+_STORED = ("assets/", "operations/")
 _READ_BYTES = 1 << 20
 
 
-async def source_asset(stub: Any, source: str) -> str:
-    """Name of the asset that --from means: an asset's name as it is, a file uploaded.
+async def find_source(stub: Any, source: str) -> music_pb2.AudioSource:
+    """What --from means: the name of an asset or a result as it is, a file uploaded.
 
     Args:
         stub: RemoteStub of MusicService.
@@ -24,8 +24,8 @@ async def source_asset(stub: Any, source: str) -> str:
     """
     path = Path(source)
     if not path.is_file():
-        if source.startswith(_ASSET_PREFIX):
-            return source
+        if source.startswith(_STORED):
+            return music_pb2.AudioSource(result=source) if source.startswith("operations/") else music_pb2.AudioSource(asset=source)
         raise CommandFailed(f"--from {source}: no such file", ExitCode.USAGE)
     digest = hashlib.sha256()
     for piece in _pieces(path):
@@ -36,7 +36,7 @@ async def source_asset(stub: Any, source: str) -> str:
             yield music_pb2.UploadAudioRequest(data=piece, sha256=digest.hexdigest())
 
     response: music_pb2.UploadAudioResponse = await stub.UploadAudio(requests())
-    return response.name
+    return music_pb2.AudioSource(asset=response.name)
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

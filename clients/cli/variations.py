@@ -10,7 +10,7 @@ from clients.cli.request import read_lyrics, whole_number
 EDIT_TYPES = {"only_lyrics": (0.6, 1.0), "remix": (0.2, 0.4)}
 """n_min and n_max: other words on the same music, or the same song in another style."""
 
-_COMMON = "Flags that are not explained here are those of acestep generate. A source is a file, or an asset that the server has.\n"
+_COMMON = "Flags that are not explained here are those of acestep generate. A source is a file, or what the server has.\n"
 
 
 def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -33,7 +33,7 @@ def _add_retake(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.set_defaults(set_task=_set_retake, source=None)
 
 
-def _set_retake(request: music_pb2.GenerateRequest, args: argparse.Namespace, asset: str) -> None:
+def _set_retake(request: music_pb2.GenerateRequest, args: argparse.Namespace, source: music_pb2.AudioSource | None) -> None:
     retake = music_pb2.Retake(duration_seconds=args.duration, retake_variances=args.variance, retake_seeds=args.retake_seed)
     request.retake.CopyFrom(retake)
 
@@ -46,24 +46,38 @@ def _add_repaint(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--region", type=_region, action="append", required=True, metavar="START:END", help="seconds; repeat it for several"
     )
     parser.add_argument("--variance", type=float, metavar="X", help="how much may change, 0 to 1 (default: 0.5)")
+    parser.add_argument(
+        "--splice",
+        action=argparse.BooleanOptionalAction,
+        help="put the file's own samples back outside the regions; without it, all of the song passes through the codec (default: on)",
+    )
+    parser.add_argument("--feather", type=float, metavar="SECONDS", help="soft edges inside the regions, 0 to 5 (default: 0)")
+    parser.add_argument(
+        "--context",
+        type=float,
+        metavar="SECONDS",
+        help="compute only this much around each region: cheaper, and the rest of the song is not heard (default: all of the song)",
+    )
     _add_retake_seed(parser)
     parser.set_defaults(set_task=_set_repaint)
 
 
-def _set_repaint(request: music_pb2.GenerateRequest, args: argparse.Namespace, asset: str) -> None:
+def _set_repaint(request: music_pb2.GenerateRequest, args: argparse.Namespace, source: music_pb2.AudioSource | None) -> None:
     repaint = music_pb2.Repaint(
-        source=music_pb2.AudioSource(asset=asset),
+        source=source,
         regions=[music_pb2.TimeRange(start_seconds=start, end_seconds=end) for start, end in args.region],
         retake_variance=args.variance,
         retake_seeds=args.retake_seed,
-        splice_source=False,  # the server does not splice yet: what is kept has passed through the codec
+        splice_source=args.splice,
+        feather_seconds=args.feather,
+        context_seconds=args.context,
     )
     request.repaint.CopyFrom(repaint)
 
 
 def _add_extend(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     example = '  acestep extend --server localhost:7860 --from song.wav --right 20 --tags "funk" -o longer.wav\n'
-    parser = add_song_parser(commands, "extend", "make a song longer, to 240 seconds in all", f"{example}\n{_COMMON}")
+    parser = add_song_parser(commands, "extend", "make a song longer, to 720 seconds in all", f"{example}\n{_COMMON}")
     _add_source(parser)
     parser.add_argument("--left", type=float, metavar="SECONDS", help="to add before it (default: 0)")
     parser.add_argument("--right", type=float, metavar="SECONDS", help="to add after it (default: 0)")
@@ -71,8 +85,7 @@ def _add_extend(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.set_defaults(set_task=_set_extend)
 
 
-def _set_extend(request: music_pb2.GenerateRequest, args: argparse.Namespace, asset: str) -> None:
-    source = music_pb2.AudioSource(asset=asset)
+def _set_extend(request: music_pb2.GenerateRequest, args: argparse.Namespace, source: music_pb2.AudioSource | None) -> None:
     extend = music_pb2.Extend(source=source, left_seconds=args.left, right_seconds=args.right, retake_seeds=args.retake_seed)
     request.extend.CopyFrom(extend)
 
@@ -90,6 +103,7 @@ def _add_edit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     _add_source(parser)
     parser.add_argument("--target-tags", default="", metavar="TAGS", help="style that it shall have")
+    parser.add_argument("--target-negative-tags", metavar="TAGS", help="style that it shall steer away from (default: none)")
     lyrics = parser.add_mutually_exclusive_group()
     lyrics.add_argument("--target-lyrics", metavar="TEXT", help=r"lyrics that it shall have; \n starts a line")
     lyrics.add_argument("--target-lyrics-file", type=Path, metavar="FILE", help="lyrics from a UTF-8 file")
@@ -103,11 +117,15 @@ def _add_edit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.set_defaults(set_task=_set_edit)
 
 
-def _set_edit(request: music_pb2.GenerateRequest, args: argparse.Namespace, asset: str) -> None:
+def _set_edit(request: music_pb2.GenerateRequest, args: argparse.Namespace, source: music_pb2.AudioSource | None) -> None:
     n_min, n_max = EDIT_TYPES[args.type] if args.type else (None, None)
     edit = music_pb2.Edit(
-        source=music_pb2.AudioSource(asset=asset),
-        target=music_pb2.Prompt(tags=args.target_tags, lyrics=read_lyrics(args.target_lyrics, args.target_lyrics_file)),
+        source=source,
+        target=music_pb2.Prompt(
+            tags=args.target_tags,
+            lyrics=read_lyrics(args.target_lyrics, args.target_lyrics_file),
+            negative_tags=args.target_negative_tags,
+        ),
         edit_n_min=n_min if args.n_min is None else args.n_min,
         edit_n_max=n_max if args.n_max is None else args.n_max,
         edit_n_avg=args.n_avg,
@@ -124,13 +142,18 @@ def _add_cover(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(set_task=_set_cover)
 
 
-def _set_cover(request: music_pb2.GenerateRequest, args: argparse.Namespace, asset: str) -> None:
-    source = music_pb2.AudioSource(asset=asset)
+def _set_cover(request: music_pb2.GenerateRequest, args: argparse.Namespace, source: music_pb2.AudioSource | None) -> None:
     request.audio_to_audio.CopyFrom(music_pb2.AudioToAudio(source=source, ref_audio_strength=args.strength))
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--from", dest="source", required=True, metavar="FILE", help="the song to start from: a file, or assets/...")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        required=True,
+        metavar="FILE",
+        help="the song to start from: a file, assets/..., or operations/... as --keep names it",
+    )
 
 
 def _add_retake_seed(parser: argparse.ArgumentParser) -> None:

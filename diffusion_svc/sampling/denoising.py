@@ -20,23 +20,25 @@ class Evaluation:
         latents: [8, 16, T] float32.
         timestep_index: Index into the schedule's timesteps.
         branch: Condition to evaluate the latents under.
+        window: Which of the song's windows the latents are; most songs are one. All that is yielded together is of one window.
     """
 
     latents: Tensor
     timestep_index: int
     branch: Branch
+    window: int = 0
 
 
 # Yields evaluations that are made together, is sent their velocities in the same order, and returns the final latents [8, 16, T].
 Task = Generator[Sequence[Evaluation], Sequence[Tensor], Tensor]
 
 
-def guided_velocity(guidance: Guidance, latents: Tensor, index: int) -> Task:
-    """The velocity to follow at an evaluation index; nothing is evaluated where it is zero whatever the network says."""
+def guided_velocity(guidance: Guidance, latents: Tensor, index: int, window: int = 0) -> Task:
+    """The velocity to follow at an evaluation index of a window; nothing is evaluated where it is zero whatever the network says."""
     branches = guidance.branches(index)
     if not branches:
         return torch.zeros_like(latents)
-    velocities = yield [Evaluation(latents, index, branch) for branch in branches]
+    velocities = yield [Evaluation(latents, index, branch, window) for branch in branches]
     return guidance.combine(index, dict(zip(branches, velocities, strict=True)))
 
 

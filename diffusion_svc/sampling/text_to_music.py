@@ -34,7 +34,18 @@ def retake(params: SamplingParams, schedule: Schedule, variance: float, noise: N
     return denoise(params, schedule, mix_noise(noise(), retake_noise(), variance), noise)
 
 
-def mix_noise(first: Tensor, second: Tensor, variance: float) -> Tensor:
-    """Turn from one noise to another, 0 to 1; what lies between is standard normal too."""
+def mix_noise(first: Tensor, second: Tensor, variance: float, share: Tensor | None = None) -> Tensor:
+    """Turn from one noise to another; what lies between is standard normal too.
+
+    Args:
+        first: [..., T].
+        second: As the first.
+        variance: 0 the first, 1 the second.
+        share: [T], how much of the variance each frame gets, 0 to 1. None: all of it.
+    """
     angle = variance * math.pi / 2
-    return math.cos(angle) * first + math.sin(angle) * second
+    if share is None:
+        return math.cos(angle) * first + math.sin(angle) * second
+    angles = angle * share.cpu().double()  # in float64 where every device has it, as the one angle above
+    cosine, sine = (part.float().to(first.device) for part in (angles.cos(), angles.sin()))
+    return cosine * first + sine * second

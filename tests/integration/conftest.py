@@ -117,7 +117,8 @@ def adapters(checkpoint, tmp_path_factory) -> Path:
         tensors[f"{layer}.lora_B.weight"] = torch.randn(width, 4, generator=generator)
     for name, content in (("loud", tensors), ("broken", {"transformer_blocks.0.attn.to_q.lora_A.weight": torch.zeros(4, 3)})):
         (store / name).mkdir()
-        save_file(content, store / name / "pytorch_lora_weights.safetensors")
+        header = {"lora_adapter_metadata": json.dumps({"r": 4, "lora_alpha": 8})}
+        save_file(content, store / name / "pytorch_lora_weights.safetensors", header)
     return store
 
 
@@ -128,7 +129,8 @@ def running(mode: str, checkpoint: Path, adapters: Path, folder: Path) -> Iterat
     model = ["--checkpoint", str(checkpoint), "--dtype", "float32", "--threads", "1"]
     try:
         if mode == "embedded":
-            system.servers["orchestrator"] = Server("orchestrator", ["--embedded", *model, "--adapters", str(adapters)], folder)
+            own = ["--adapters", str(adapters), "--warm-adapters", "loud"]
+            system.servers["orchestrator"] = Server("orchestrator", ["--embedded", *model, *own], folder)
         else:
             targets: list[str] = []
             for name in STAGES:

@@ -147,3 +147,16 @@ async def test_capabilities_name_what_works(music):
     assert all(len(stage.model_digest) == 64 for stage in capabilities.stages)
     assert [stage.vocoder for stage in capabilities.stages] == ["", "", "ADaMoSHiFiGANV1"]
     assert "[chorus]" in capabilities.structure_tags
+
+
+async def test_negative_tags_change_the_song_and_an_empty_one_is_not_unset(music):
+    songs = []
+    for negative_tags in (None, "", "noise, rock"):
+        request = song_request()
+        if negative_tags is not None:
+            request.prompt.negative_tags = negative_tags
+        answer = await generate(music, request)
+        receipt = to_dict(answer.result.songs[0].receipt)
+        assert (receipt["negative_prompt"], receipt["use_erg_tag"]) == (negative_tags, negative_tags is None)
+        songs.append(answer.file())
+    assert len(set(songs)) == 3

@@ -21,6 +21,8 @@ def test_flags_left_out_leave_their_fields_unset() -> None:
     request = _request("--tags", "funk")
     assert request.prompt.tags == "funk"
     assert request.prompt.lyrics == ""
+    assert not request.prompt.HasField("negative_tags")
+    assert _request("--tags", "funk", "--negative-tags", "").prompt.HasField("negative_tags")
     assert request.sampling == sampling_pb2.SamplingParams()
     assert request.WhichOneof("task") is None
     assert not request.HasField("num_variants")
@@ -129,3 +131,9 @@ def test_adapters_have_a_name_and_maybe_a_scale() -> None:
         ("rap", False, 0),
         ("jazz", True, -0.5),
     ]
+
+
+def test_the_trained_scale_is_asked_for_every_adapter() -> None:
+    for flags, expected in (((), False), (("--trained-scale",), True)):
+        request = _request("--adapter", "a", "--adapter", "b:2", *flags)
+        assert [adapter.use_trained_scale for adapter in request.adapters] == [expected] * 2

@@ -10,14 +10,14 @@ from clients.cli import generate, variations
 WHERE = ("--server", "localhost:1")
 
 
-def _request(*argv: str, asset: str = "assets/1") -> music_pb2.GenerateRequest:
+def _request(*argv: str, source: str = "assets/1") -> music_pb2.GenerateRequest:
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers()
     generate.add_parser(commands)
     variations.add_parsers(commands)
     args = parser.parse_args([argv[0], *WHERE, *argv[1:]])
     request = music_pb2.GenerateRequest()
-    args.set_task(request, args, asset)
+    args.set_task(request, args, music_pb2.AudioSource(asset=source))
     return request
 
 
@@ -41,7 +41,18 @@ SOURCE = {"asset": "assets/1"}
                     "source": SOURCE,
                     "regions": [{"start_seconds": 1, "end_seconds": 2.5}, {"start_seconds": 4, "end_seconds": 5}],
                     "retake_variance": 0,
+                }
+            },
+        ),
+        (
+            ("repaint", "--from", "x", "--region", "1:2", "--no-splice", "--feather", "0.2", "--context", "0"),
+            {
+                "repaint": {
+                    "source": SOURCE,
+                    "regions": [{"start_seconds": 1, "end_seconds": 2}],
                     "splice_source": False,
+                    "feather_seconds": 0.2,
+                    "context_seconds": 0,
                 }
             },
         ),
@@ -55,6 +66,8 @@ SOURCE = {"asset": "assets/1"}
                 "jazz",
                 "--target-lyrics",
                 r"a\nb",
+                "--target-negative-tags",
+                "rock",
                 "--type",
                 "remix",
                 "--n-max",
@@ -65,7 +78,7 @@ SOURCE = {"asset": "assets/1"}
             {
                 "edit": {
                     "source": SOURCE,
-                    "target": {"tags": "jazz", "lyrics": "a\nb"},
+                    "target": {"tags": "jazz", "lyrics": "a\nb", "negative_tags": "rock"},
                     "edit_n_min": 0.2,
                     "edit_n_max": 0.9,
                     "edit_n_avg": 2,

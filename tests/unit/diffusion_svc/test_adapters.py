@@ -1,4 +1,5 @@
 import copy
+import json
 import os
 
 import pytest
@@ -350,3 +351,67 @@ def test_the_least_recently_used_adapter_is_dropped_first(folder, model):
     loaded("c")
     assert loaded("a") is a
     assert loaded("b") is not b
+
+
+def config(**fields):
+    return {"lora_adapter_metadata": json.dumps(fields)}
+
+
+@pytest.mark.parametrize(
+    ("header", "alpha", "expected"),
+    [
+        (config(r=4, lora_alpha=6, use_rslora=True), None, 3.0),
+        (config(r=4, lora_alpha=6), None, 1.5),
+        (config(**{"transformer.lora_alpha": 2}), None, 0.5),
+        (config(lora_alpha=6, alpha_pattern={"to_q": 8}), None, 2.0),
+        (config(lora_alpha=6, alpha_pattern={"q": 8}), None, 1.5),
+        (None, 4.0, 1.0),
+        (config(lora_alpha=6, use_rslora=True), 4.0, 2.0),
+    ],
+)
+def test_defect_28_the_trained_scale_counts_on_request_only(tmp_path, header, alpha, expected):
+    model = tiny.transformer()
+    tensors = low_rank(model, rank=4, only=QUERY)
+    if alpha is not None:
+        tensors[f"{QUERY}.alpha"] = torch.tensor(alpha)
+    write(tmp_path, "a", tensors, header)
+    store, layer = AdapterStore(tmp_path, model, 4), model.get_submodule(QUERY)
+    parity, trained = store.select([("a", 0.5)]), store.select([("a", 0.5)], {"a"})
+    assert parity.updates[layer][0].scale == 0.5
+    assert trained.updates[layer][0].scale == pytest.approx(0.5 * expected)
+    assert parity.key != trained.key
+    assert store.loaded() == {"a": True}
+
+
+BROKEN = [{"lora_adapter_metadata": "{"}, {"lora_adapter_metadata": "[]"}]
+
+
+@pytest.mark.parametrize("header", [None, config(r=4), config(lora_alpha="6"), config(lora_alpha=True), *BROKEN])
+def test_a_file_that_does_not_state_its_scale_is_refused_only_when_asked_for_it(tmp_path, header):
+    model = tiny.transformer()
+    write(tmp_path, "a", low_rank(model, only=QUERY), header)
+    store = AdapterStore(tmp_path, model, 4)
+    assert store.select([("a", 1.0)]) is not None
+    assert store.loaded() == {"a": False}
+    with pytest.raises(AdapterError, match="does not state the scale it was trained with"):
+        store.select([("a", 1.0)], {"a"})
+
+
+def test_defects_27_and_29_load_unload_and_load_again_apply_every_time(tmp_path):
+    model = tiny.transformer()
+    write(tmp_path, "a", low_rank(model, only=QUERY))
+    store, digest = AdapterStore(tmp_path, model, 2), model_digest(model)
+    store.load("a")
+    first = store.select([("a", 1.0)])
+    assert store.select([("a", 2.0)]).updates.keys() == first.updates.keys()
+    store.unload("a")
+    assert store.loaded() == {}
+    store.unload("a")
+    assert store.select([("a", 1.0)]).key == first.key
+    assert model_digest(model) == digest
+    with pytest.raises(NotFound):
+        store.unload("b")
+    with pytest.raises(NotFound):
+        store.load("b")
+    with pytest.raises(AdapterError, match="MAX_LOADED_ADAPTERS"):
+        AdapterStore(tmp_path, model, 0).load("a")

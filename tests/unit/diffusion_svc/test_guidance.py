@@ -65,14 +65,14 @@ def test_half_a_decay_falls_half_way():
     assert guidance.scale(4) == 9.0
 
 
-def test_decay_over_one_guided_step_keeps_the_scale():
+def test_defect_9_decay_over_one_guided_step_keeps_the_scale():
     guidance = Guidance(tiny.guidance_params(15.0, guidance_interval=0.5, guidance_interval_decay=1.0), num_steps=2)
     assert [guidance.branches(index) for index in range(2)] == [(Branch.FULL, Branch.NULL), (Branch.FULL,)]
     assert guidance.scale(0) == 15.0
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0])
-def test_scales_0_and_1_switch_guidance_off_even_with_double_condition(scale):
+def test_defect_37_scales_0_and_1_switch_guidance_off_even_with_double_condition(scale):
     params = tiny.guidance_params(scale, guidance_interval=1.0, guidance_scale_text=5.0, guidance_scale_lyric=2.0)
     assert {Guidance(params, 4).branches(index) for index in range(4)} == {(Branch.FULL,)}
 

@@ -84,7 +84,7 @@ def test_a_run_without_any_evaluation_is_its_noise():
 
 
 @pytest.mark.parametrize("solver", SchedulerType)
-def test_a_song_has_the_same_bits_alone_and_in_company(solver):
+def test_defects_11_and_12_a_song_has_the_same_bits_alone_and_in_company(solver):
     sampler = Sampler(tiny.transformer())
     params = tiny.sampling_params(5, solver)
     (alone,) = run(sampler, *sampler.start(tiny.sampling_request(seeds=(3,), params=params)))
@@ -145,3 +145,20 @@ def test_a_masked_null_condition_is_used():
     masked = type(states)(**{**vars(states), "null_lyric_mask": torch.zeros(5, dtype=torch.bool)})
     results = [run(sampler, *sampler.start(tiny.sampling_request(states=which)))[0] for which in (states, masked)]
     assert not torch.equal(*results)
+
+
+@pytest.mark.parametrize("cfg_type", CfgType)
+@pytest.mark.parametrize("double", [False, True])
+def test_negative_tags_of_another_length_steer_every_guidance_rule(cfg_type, double):
+    weights = {"guidance_scale_text": 5.0, "guidance_scale_lyric": 2.0} if double else {}
+    params = tiny.sampling_params(6, guidance=tiny.guidance_params(cfg_type=cfg_type, **weights))
+    sampler, states = Sampler(tiny.transformer()), tiny.conditions()
+    requests = [
+        tiny.sampling_request(params=params, states=replace(states, null_text=tiny.conditions(seed, tokens).text))
+        for seed, tokens in ((1, 3), (2, 3), (2, 7))
+    ]
+    alone = [run(sampler, *sampler.start(request))[0] for request in requests]
+    together = run(sampler, *(song for request in requests for song in sampler.start(request)))
+    assert not torch.equal(alone[0], alone[1])
+    assert not torch.equal(alone[1], alone[2])
+    assert all(torch.equal(*pair) for pair in zip(alone, together, strict=True))

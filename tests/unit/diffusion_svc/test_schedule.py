@@ -7,7 +7,7 @@ from diffusion_svc.sampling.schedule import build_schedule, heun_schedule, selec
     ("num_steps", "timesteps"),
     [(1, [1000]), (2, [1000, 8.928572]), (5, [1000, 900.35907, 751.121094, 502.985046, 8.928572])],
 )
-def test_timesteps_are_those_of_the_released_model(num_steps, timesteps):
+def test_defect_1_timesteps_are_the_doubly_shifted_ones_of_the_released_model(num_steps, timesteps):
     assert build_schedule(num_steps).timesteps == pytest.approx(timesteps, rel=1e-6)
 
 
@@ -31,7 +31,7 @@ def test_sigmas_fall_and_end_at_zero(num_steps):
     assert list(sigmas) == sorted(set(sigmas), reverse=True)
 
 
-def test_a_lower_maximum_is_shifted_twice():
+def test_defect_2_a_lower_maximum_is_shifted_twice():
     assert build_schedule(3, sigma_max=0.5).sigmas[0] == pytest.approx(0.9)
 
 
@@ -45,7 +45,7 @@ def test_heun_evaluates_every_level_but_the_first_twice():
     assert doubled.num_steps == 3
 
 
-def test_selected_steps_are_shifted_once_more():
+def test_defect_4_selected_steps_are_shifted_once_more_and_stay_float32():
     plain = build_schedule(6)
     kept = select_steps(plain, [2, 5])
     sigma = plain.timesteps[1] / 1000

@@ -19,3 +19,10 @@ def test_a_checkpoint_is_all_it_takes_and_there_are_no_adapters_then():
 def test_a_negative_number_of_adapters_is_refused():
     with pytest.raises(SettingsError, match="ACESTEP_DIFFUSION_MAX_LOADED_ADAPTERS"):
         read(checkpoint="somewhere", max_loaded_adapters="-1")
+
+
+def test_warm_adapters_need_a_store_with_room():
+    assert read(checkpoint="somewhere", adapters="store", warm_adapters="rap, pop").warm_adapters == ("rap", "pop")
+    for values in ({}, {"adapters": "store", "max_loaded_adapters": "1"}):
+        with pytest.raises(SettingsError, match="ACESTEP_DIFFUSION_WARM_ADAPTERS='rap,pop'"):
+            read(checkpoint="somewhere", warm_adapters="rap,pop", **values)

@@ -28,10 +28,10 @@ def low_rank(model, rank=3, seed=0, only=""):
     return tensors
 
 
-def write(folder, name, tensors):
+def write(folder, name, tensors, header=None):
     (folder / name).mkdir(parents=True, exist_ok=True)
     path = folder / name / "pytorch_lora_weights.safetensors"
-    save_file(tensors, path)
+    save_file(tensors, path, header)
     return path
 
 
@@ -213,3 +213,28 @@ def test_the_least_recently_used_adapter_is_dropped_first(folder, model):
     loaded("c")
     assert loaded("a") is a
     assert loaded("b") is not b
+
+
+def test_the_trained_scale_counts_on_request_only(folder, model):
+    write(folder, "trained", low_rank(model, rank=4, only=QUERY), {"lora_adapter_metadata": '{"lora_alpha": 6, "use_rslora": true}'})
+    store, layer = AdapterStore(folder, model, max_loaded=4), model.get_submodule(QUERY)
+    scales = [store.select([("trained", 0.5)], names).updates[layer][0].scale for names in ((), {"trained"})]
+    assert scales == [0.5, 1.5]
+    assert store.select([("a", 1.0)]) is not None
+    assert store.loaded() == {"trained": True, "a": False}
+    with pytest.raises(AdapterError, match="does not state the scale"):
+        store.select([("a", 1.0)], {"a"})
+
+
+def test_an_adapter_is_loaded_and_unloaded_by_name(folder, model):
+    store = AdapterStore(folder, model, max_loaded=4)
+    store.load("a")
+    assert store.loaded().keys() == {"a"}
+    store.unload("a")
+    assert store.loaded() == {}
+    with pytest.raises(NotFound):
+        store.load("nobody")
+    with pytest.raises(NotFound):
+        store.unload("nobody")
+    with pytest.raises(AdapterError, match="MAX_LOADED_ADAPTERS"):
+        AdapterStore(folder, model, max_loaded=0).load("a")

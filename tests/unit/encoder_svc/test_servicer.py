@@ -1,4 +1,6 @@
 import asyncio
+import json
+import shutil
 
 import grpc.aio
 import pytest
@@ -61,6 +63,17 @@ async def test_each_null_condition_sends_its_own_states(encode, name, present):
     assert fields == {"text_hidden_states", "lyric_hidden_states", "lyric_attention_mask"} | present
 
 
+@pytest.mark.parametrize("name", ["ZEROS", "WEAKENED_LYRICS", "MASKED"])
+@pytest.mark.parametrize("negative_tags", ["rock", ""])
+async def test_negative_tags_are_the_text_of_the_null_branch(encode, name, negative_tags):
+    null_condition = encoder_pb2.NullCondition.Value(f"NULL_CONDITION_{name}")
+    plain = (await encode(request(null_condition=null_condition))).conditioning
+    steered = (await encode(request(null_condition=null_condition, negative_tags=negative_tags))).conditioning
+    assert steered.null_text_hidden_states == (await encode(request(tags=negative_tags))).conditioning.text_hidden_states
+    steered.ClearField("null_text_hidden_states")
+    assert steered == plain
+
+
 async def test_nothing_at_all_is_a_valid_prompt(encode):
     response = await encode(request(tags="", lyrics=""))
     assert list(response.conditioning.text_hidden_states.shape) == [1, 24]
@@ -80,6 +93,10 @@ async def test_nothing_at_all_is_a_valid_prompt(encode):
         ({"lyric_options": encoder_pb2.LyricOptions(on_line_error=9)}, "lyric_options.on_line_error"),
         ({"lyric_options": encoder_pb2.LyricOptions(lyric_rules=9)}, "lyric_options.lyric_rules"),
         ({"null_condition": 9}, "null_condition"),
+        ({"negative_tags": "noise"}, "null_condition"),
+        ({"negative_tags": "noise", "null_condition": encoder_pb2.NULL_CONDITION_WEAKENED}, "null_condition"),
+        ({"negative_tags": "a" * 300, "null_condition": encoder_pb2.NULL_CONDITION_ZEROS}, "prompt.negative_tags"),
+        ({"negative_tags": "a\0", "null_condition": encoder_pb2.NULL_CONDITION_ZEROS}, "prompt.negative_tags"),
         ({"adapters": [{"name": "../rap"}]}, "adapters[0].name"),
         ({"adapters": [{"name": "rap"}, {"name": "rap"}]}, "adapters[1].name"),
         ({"adapters": [{"name": "rap", "scale": -3.1}]}, "adapters[0].scale"),
@@ -98,7 +115,6 @@ async def test_bad_input_is_refused_by_field(encode, fields, field):
         {"lyric_options": encoder_pb2.LyricOptions(on_line_error=encoder_pb2.LINE_ERROR_POLICY_SKIP)},
         {"lyric_options": encoder_pb2.LyricOptions(lyric_rules=encoder_pb2.LYRIC_RULES_REVISED)},
         {"lyric_options": encoder_pb2.LyricOptions(tag_normalization=True)},
-        {"negative_tags": "noise"},
     ],
 )
 async def test_what_is_not_built_says_so(encode, fields):
@@ -180,3 +196,15 @@ async def test_it_serves_over_the_network(checkpoint):
     finally:
         await server.stop()
     assert len(response.lines) == 3
+
+
+async def test_negative_tags_too_are_put_into_the_checkpoints_words(checkpoint, tmp_path):
+    copy = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, copy)
+    (copy / "umt5-base" / "known_tags.json").write_text(json.dumps({"groups": [["pop", "rock"]], "synonyms": {"metal": "rock"}}))
+    registrations = await load(Settings(checkpoint=copy, device="cpu", dtype="float32"))
+    known = InProcessStub(registrations[0].servicer)
+    response = await known.EncodePrompt(request(null_condition=encoder_pb2.NULL_CONDITION_ZEROS, negative_tags="metal"))
+    assert (response.tags, list(response.tag_warnings)) == ("pop", ["negative tags: the tag 'metal' is read as 'rock'"])
+    rock = await known.EncodePrompt(request(tags="rock"))
+    assert response.conditioning.null_text_hidden_states == rock.conditioning.text_hidden_states

@@ -54,9 +54,9 @@ async def test_an_offset_behind_the_end_is_refused(store, file):
 
 async def test_latents_are_kept_by_codec(store, file):
     name = await store.add(file, DIGEST)
-    await store.add_latents(name, "c0dec", b"latents")
-    assert await store.latents(name, "c0dec") == b"latents"
-    assert await store.latents(name, "other") is None
+    await store.add_record(name, "c0dec", b"latents")
+    assert await store.record(name, "c0dec") == b"latents"
+    assert await store.record(name, "other") is None
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ async def test_what_cannot_be_a_name_is_not_found(store, file, name):
     with pytest.raises(NotFound):
         await store.size(name)
     with pytest.raises(NotFound):
-        await store.latents(name, "c0dec")
+        await store.record(name, "c0dec")
 
 
 async def test_an_unknown_asset_is_not_found(store):

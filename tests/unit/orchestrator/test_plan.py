@@ -8,7 +8,8 @@ from acestep_rpc.errors import InvalidRequest, Unimplemented
 from acestep_rpc.v1 import encoder_pb2, music_pb2, sampling_pb2
 from orchestrator.limits import LIMITS
 from orchestrator.plan import Plan, plan
-from orchestrator.tasks import TextToMusic
+from orchestrator.stage_requests import encode_request, encode_target_request
+from orchestrator.tasks import Edit, TextToMusic
 
 NAN, INFINITY = math.nan, math.inf
 ASSET = {"asset": "assets/1"}
@@ -174,13 +175,6 @@ def test_the_ends_of_each_range_are_allowed(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("fields", "name"),
     [
-        ({"repaint": REPAINT | {"splice_source": True}}, "splice_source"),
-        ({"repaint": {name: value for name, value in REPAINT.items() if name != "splice_source"}}, "splice_source"),
-        ({"repaint": REPAINT | {"context_seconds": 1}}, "context_seconds"),
-        ({"repaint": REPAINT | {"feather_seconds": 1}}, "feather_seconds"),
-        ({"audio_to_audio": {"source": {"result": "operations/1/results/0"}}}, "earlier result"),
-        ({"edit": {"source": ASSET, "target": {"tags": "jazz", "negative_tags": "rock"}}}, "negative_tags"),
-        ({"prompt": {"tags": "x", "negative_tags": ""}}, "negative_tags"),
         ({"prompt": {"tags": "x", "lyric_options": {"on_line_error": encoder_pb2.LINE_ERROR_POLICY_SKIP}}}, "SKIP"),
         ({"prompt": {"tags": "x", "lyric_options": {"lyric_rules": encoder_pb2.LYRIC_RULES_REVISED}}}, "REVISED"),
         ({"prompt": {"tags": "x", "lyric_options": {"tag_normalization": True}}}, "tag_normalization"),
@@ -242,6 +236,44 @@ def test_planning_leaves_the_request_alone() -> None:
 )
 def test_the_null_condition_follows_guidance_and_erg(sampling: dict[str, Any], expected: int) -> None:
     assert planned(sampling=sampling).null_condition == expected
+
+
+NEGATIVE = {"tags": "funk", "negative_tags": "rock\r\npop"}
+EDIT = {"source": {"asset": "assets/1"}, "target": {"tags": "jazz", "negative_tags": "metal"}}
+
+
+def test_negative_tags_take_the_place_of_weakened_ones() -> None:
+    result = planned(prompt=NEGATIVE)
+    assert result.negative_tags == "rock\npop"
+    assert result.null_condition == encoder_pb2.NULL_CONDITION_WEAKENED_LYRICS
+    assert not result.sampling.use_erg_tag
+    assert encode_request(result).negative_tags == "rock\npop"
+    assert not encode_request(planned()).HasField("negative_tags")
+
+
+def test_each_prompt_of_an_edit_has_its_own_negative_tags() -> None:
+    result = planned(edit=EDIT, sampling={"guidance_interval": 0})  # an edit guides every step
+    assert isinstance(result.task, Edit)
+    assert not encode_request(result).HasField("negative_tags")
+    assert encode_target_request(result, result.task).negative_tags == "metal"
+    assert result.null_condition == encoder_pb2.NULL_CONDITION_MASKED
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"prompt": NEGATIVE, "sampling": {"guidance_scale": 1}}, "prompt.negative_tags"),
+        ({"prompt": NEGATIVE, "sampling": {"guidance_scale": 0}}, "prompt.negative_tags"),
+        ({"prompt": NEGATIVE, "sampling": {"guidance_interval": 0}}, "prompt.negative_tags"),
+        ({"prompt": NEGATIVE, "sampling": {"use_erg_tag": True}}, "sampling.use_erg_tag"),
+        ({"prompt": {"tags": "funk", "negative_tags": "a" * 4097}}, "prompt.negative_tags"),
+        ({"edit": EDIT, "sampling": {"guidance_scale": 1}}, "edit.target.negative_tags"),
+    ],
+)
+def test_negative_tags_that_nothing_would_hear_are_refused(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        planned(**fields)
+    assert [name for name, _ in caught.value.violations] == [field]
 
 
 def test_an_adapter_without_a_scale_has_scale_1() -> None:

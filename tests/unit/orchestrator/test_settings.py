@@ -29,6 +29,7 @@ def test_a_checkpoint_makes_an_embedded_one() -> None:
         ({"embedded": "true"}, "CHECKPOINT must be set"),
         ({"embedded": "true", "checkpoint": "x", "vae": "c:3"}, "VAE must not be set"),
         ({"encoder": "a:1", "diffusion": "b:2", "vae": "c:3", "checkpoint": "x"}, "CHECKPOINT must not be set"),
+        ({"encoder": "a:1", "diffusion": "b:2", "vae": "c:3", "warm_adapters": "rap"}, "WARM_ADAPTERS must not be set"),
         ({"encoder": "a:1", "diffusion": "b:2", "vae": "c:3", "embeded": "true"}, "EMBEDED is not a setting"),
     ],
 )

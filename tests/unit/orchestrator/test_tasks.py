@@ -13,7 +13,7 @@ from orchestrator.tasks import FRAME_SECONDS, AudioToAudio, Edit, Extend, Repain
 ASSET = {"asset": "assets/1"}
 MINIMAL: dict[str, dict[str, Any]] = {
     "retake": {},
-    "repaint": {"source": ASSET, "regions": [{"start_seconds": 1, "end_seconds": 2}], "splice_source": False},
+    "repaint": {"source": ASSET, "regions": [{"start_seconds": 1, "end_seconds": 2}]},
     "extend": {"source": ASSET, "right_seconds": 3},
     "edit": {"source": ASSET, "target": {"tags": "jazz"}},
     "audio_to_audio": {"source": ASSET},
@@ -84,6 +84,8 @@ BAD = [
         "repaint.regions[0].start_seconds",
     ),
     ({"repaint": MINIMAL["repaint"], "sampling": {"scheduler_type": sampling_pb2.SCHEDULER_TYPE_HEUN}}, "sampling.scheduler_type"),
+    ({"repaint": MINIMAL["repaint"] | {"feather_seconds": 5.5}}, "repaint.feather_seconds"),
+    ({"repaint": MINIMAL["repaint"] | {"context_seconds": -1}}, "repaint.context_seconds"),
     ({"extend": {"source": ASSET}}, "extend"),
     ({"extend": MINIMAL["extend"] | {"left_seconds": -1}}, "extend.left_seconds"),
     ({"extend": MINIMAL["extend"], "sampling": {"scheduler_type": sampling_pb2.SCHEDULER_TYPE_PINGPONG}}, "sampling.scheduler_type"),
@@ -102,7 +104,7 @@ def test_a_bad_field_is_named(fields: dict[str, Any], field: str) -> None:
     assert violations(**fields) == [field]
 
 
-def test_an_edit_masks_the_lyrics_of_its_null_condition() -> None:
+def test_defect_26_an_edit_masks_the_lyrics_of_its_null_condition() -> None:
     assert planned(edit=MINIMAL["edit"]).null_condition == encoder_pb2.NULL_CONDITION_MASKED
     assert planned(edit=MINIMAL["edit"], sampling={"guidance_scale": 1}).null_condition == encoder_pb2.NULL_CONDITION_UNSPECIFIED
 
@@ -120,6 +122,14 @@ def test_each_task_reaches_the_stage_with_one_entry_a_song(name: str) -> None:
         assert list(message.source.shape) == [8, 16, 40]
 
 
+def test_a_spliced_repaint_has_its_sources_length_and_one_without_whole_frames() -> None:
+    encoded = source(100)
+    encoded.duration_seconds -= 0.05
+    assert song_seconds(planned(repaint=MINIMAL["repaint"]).task, encoded) == encoded.duration_seconds
+    decoded = planned(repaint=MINIMAL["repaint"] | {"splice_source": False}).task
+    assert song_seconds(decoded, encoded) == pytest.approx(100 * FRAME_SECONDS)
+
+
 def test_the_length_of_a_song_is_that_of_its_source() -> None:
     task = planned(audio_to_audio=MINIMAL["audio_to_audio"]).task
     assert song_seconds(task, source(100)) == pytest.approx(100 * FRAME_SECONDS)
@@ -133,7 +143,7 @@ def test_an_extension_adds_whole_frames() -> None:
 @pytest.mark.parametrize(
     ("name", "frames", "field"),
     [
-        ("extend", 2560, "extend"),
+        ("extend", 7749, "extend"),
         ("audio_to_audio", 2584, "source"),
         ("edit", 2584, "source"),
         ("repaint", 10, "repaint.regions[0].end_seconds"),

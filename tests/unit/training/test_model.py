@@ -46,7 +46,7 @@ def test_prediction_is_what_the_stages_compute(model, checkpoint, batch):
         torch.testing.assert_close(torch.stack(model(rows)), torch.stack(stage(rows)), atol=0, rtol=0)
 
 
-def test_hidden_states_follow_the_entries_and_not_the_blocks(model, batch):
+def test_defect_35_hidden_states_follow_the_entries_and_not_the_blocks(model, batch):
     with torch.no_grad():
         last, first = model.predict(batch.latents, TIMESTEPS, batch.conditions).hidden_states  # depths 2 and 0
         embedded = model.timestep_embedder(timestep_features(TIMESTEPS))

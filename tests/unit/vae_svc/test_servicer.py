@@ -223,3 +223,32 @@ def test_settings_come_from_the_environment():
     assert (settings.checkpoint, settings.max_duration_seconds) == (Path("/models"), 30.0)
     with pytest.raises(SettingsError, match="ACESTEP_VAE_CHECKPOINT must be set"):
         from_environment(Settings, PREFIX, {})
+
+
+def read_requests(content: bytes, **first: int) -> list[vae_pb2.ReadAudioRequest]:
+    return [vae_pb2.ReadAudioRequest(data=content[:100], **first), vae_pb2.ReadAudioRequest(data=content[100:])]
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+async def test_a_file_read_at_its_own_rate_comes_sample_for_sample(stub, channels):
+    content = wav(0.6, channels, 48000) if channels == 2 else wav(1.5, channels, 48000)
+    responses = [response async for response in stub.ReadAudio(iter(read_requests(content)))]
+    samples, _ = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+    assert [response.start_sample for response in responses] == [index * (1 << 17) for index in range(len(responses))]
+    assert {response.total_samples for response in responses} == {len(samples)}
+    assert torch.equal(waveform_of(responses), torch.from_numpy(samples.T.copy()).expand(2, -1))
+
+
+async def test_a_file_read_at_another_rate_is_resampled(stub):
+    responses = [response async for response in stub.ReadAudio(iter(read_requests(wav(1.0), sample_rate=192000)))]
+    assert len(responses) == 2
+    assert waveform_of(responses).shape == (2, 192000)
+    assert {response.sample_rate for response in responses} == {192000}
+
+
+@pytest.mark.parametrize(
+    ("content", "rate", "field"), [(b"", 48000, "data"), (b"no audio" * 50, 48000, "data"), (wav(), 7999, "sample_rate")]
+)
+async def test_what_cannot_be_read_is_refused(stub, content, rate, field):
+    with pytest.raises(InvalidRequest, match=field):
+        await anext(stub.ReadAudio(iter(read_requests(content, sample_rate=rate))))
