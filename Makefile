@@ -24,9 +24,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## Make a song with four service processes: outputs/demo/song.wav
 	$(BIN)/acestep demo --output $(DEMO)
 
-serve: $(READY)  ## Serve all stages in one process on port 7860, on a random checkpoint unless CHECKPOINT is set
-	test -n "$(CHECKPOINT)" || test -d $(DEMO)/checkpoint || $(BIN)/acestep init-checkpoint --size tiny --seed 0 $(DEMO)/checkpoint
-	$(BIN)/acestep serve --embedded --port 7860 --checkpoint $(or $(CHECKPOINT),$(DEMO)/checkpoint)
+serve: $(READY)  ## Serve all stages in one process on port 7860; CHECKPOINT=DIR instead of the one that comes along
+	$(BIN)/acestep serve --embedded --port 7860 $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
 test: $(READY)  ## Run every test, parity with the reference included
 	$(BIN)/python -m pytest -q

@@ -24,6 +24,7 @@ from diffusion_svc.model.transformer import Transformer
 from diffusion_svc.sampler import Sampler, SamplingRequest
 from diffusion_svc.sampling.guidance import CfgType, GuidanceParams
 from diffusion_svc.sampling.params import SamplingParams, SchedulerType
+from diffusion_svc.sampling_defaults import read_sampling_defaults
 from diffusion_svc.settings import Settings
 from diffusion_svc.task_fields import MAX_DURATION_SECONDS, TASKS, read_task
 from diffusion_svc.tasks import ConditionStates, windows_of
@@ -100,9 +101,10 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
         model: The loaded transformer.
         digest: SHA-256 of its weights.
         adapters: What requests can name.
+        sampling_defaults: What the checkpoint is best sampled with.
     """
 
-    def __init__(self, model: Transformer, digest: str, adapters: AdapterStore) -> None:
+    def __init__(self, model: Transformer, digest: str, adapters: AdapterStore, sampling_defaults: sampling_pb2.SamplingParams) -> None:
         self._adapters = adapters
         self._response = stage_pb2.DescribeResponse(
             stage="diffusion",
@@ -118,6 +120,7 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
                 "max_adapters": MAX_ADAPTERS,
             },
             features={"tasks": ",".join(TASKS)},
+            sampling_defaults=sampling_defaults,
         )
 
     async def Describe(self, request: stage_pb2.DescribeRequest, context: grpc.aio.ServicerContext[Any, Any]) -> stage_pb2.DescribeResponse:
@@ -144,9 +147,11 @@ async def load(settings: Settings) -> Sequence[Registration]:
             adapters.load(name)
         return model, model_digest(model), adapters
 
+    sampling_defaults = read_sampling_defaults(settings.checkpoint)
     model, digest, adapters = await asyncio.get_running_loop().run_in_executor(worker, read)
     log("weights_loaded", stage="diffusion", device=str(device), dtype=str(dtype), digest=digest, threads=torch.get_num_threads())
-    stage = StageServicer(model, digest, adapters)  # type: ignore[abstract]  # WatchStatus: the base class answers UNIMPLEMENTED
+    # WatchStatus: the base class answers UNIMPLEMENTED.
+    stage = StageServicer(model, digest, adapters, sampling_defaults)  # type: ignore[abstract]
     batcher = Batcher(Sampler(model), worker, settings.max_rows, settings.max_requests)
     return (
         Registration(

@@ -70,13 +70,19 @@ class Plan:
     keep_results: bool
 
 
-def plan(request: music_pb2.GenerateRequest, seed_source: random.Random, request_id: str) -> Plan:
+def plan(
+    request: music_pb2.GenerateRequest,
+    seed_source: random.Random,
+    request_id: str,
+    checkpoint_defaults: sampling_pb2.SamplingParams | None = None,
+) -> Plan:
     """Check a request, fill its defaults, draw the seeds that it leaves open.
 
     Args:
         request: As it came.
         seed_source: Where seeds come from; random.SystemRandom() on a server.
         request_id: Name for the request if it brings none.
+        checkpoint_defaults: Of the checkpoint, for parameters that the request leaves open; None: the contract's for all.
     Raises:
         InvalidRequest: With every violation, not just the first.
         Unimplemented: The contract has it, this version has not.
@@ -93,7 +99,7 @@ def plan(request: music_pb2.GenerateRequest, seed_source: random.Random, request
         problems.add("request_id", request.request_id, f"1 to {MAX_NAME_CHARACTERS} characters of [A-Za-z0-9._-]")
     if request.keep_results and request.request_id.startswith("."):
         problems.add("request_id", request.request_id, "no dot at its start with keep_results, for it names the results")
-    sampling = _sampling(request.sampling, problems)
+    sampling = _sampling(merged_sampling(checkpoint_defaults, request.sampling), problems)
     negative_tags = read_negative_tags("prompt", request.prompt, sampling, request.HasField("edit"), problems)
     if negative_tags is not None:
         if request.sampling.use_erg_tag:
@@ -125,6 +131,22 @@ def plan(request: music_pb2.GenerateRequest, seed_source: random.Random, request
 def is_guided(sampling: sampling_pb2.SamplingParams) -> bool:
     """Whether there is a null branch: guidance_scale 0 and 1 switch guidance off, under double condition too."""
     return sampling.guidance_scale not in (0.0, 1.0)
+
+
+def sampling_with_defaults(checkpoint_defaults: sampling_pb2.SamplingParams) -> sampling_pb2.SamplingParams:
+    """What a request that leaves everything open is sampled with."""
+    return _sampling(checkpoint_defaults, Problems())
+
+
+def merged_sampling(
+    checkpoint_defaults: sampling_pb2.SamplingParams | None, given: sampling_pb2.SamplingParams
+) -> sampling_pb2.SamplingParams:
+    """The request's parameters over the checkpoint's."""
+    merged = sampling_pb2.SamplingParams()
+    if checkpoint_defaults is not None:
+        merged.MergeFrom(checkpoint_defaults)
+    merged.MergeFrom(given)
+    return merged
 
 
 def _sampling(given: sampling_pb2.SamplingParams, problems: Problems) -> sampling_pb2.SamplingParams:

@@ -10,7 +10,7 @@ import grpc.aio
 
 import acestep_rpc
 from acestep_rpc import telemetry
-from acestep_rpc.v1 import music_pb2, music_pb2_grpc
+from acestep_rpc.v1 import music_pb2, music_pb2_grpc, sampling_pb2
 from orchestrator import plan
 from orchestrator.limits import LIMITS
 from orchestrator.pipeline import generate
@@ -36,9 +36,10 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
         self, request: music_pb2.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncGenerator[music_pb2.GenerateEvent, None]:
         """Plan, then run the pipeline for as long as the caller listens."""
-        planned = plan.plan(request, self._seed_source, telemetry.request_id.get())
-        telemetry.request_id.set(planned.request_id)  # from here on, in this call's task and in the stages
         deadline = _deadline(context)
+        defaults = await self._stages.sampling_defaults(deadline)
+        planned = plan.plan(request, self._seed_source, telemetry.request_id.get(), defaults)
+        telemetry.request_id.set(planned.request_id)  # from here on, in this call's task and in the stages
         task = planned.task
         source = await self._sources.latents(name, deadline) if (name := source_of(task)) else None
         original = None
@@ -71,11 +72,15 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
         """What plan accepts and what the stages say of themselves."""
         descriptions = await self._stages.describe(_deadline(context))
         encoder, diffusion, _ = descriptions
+        sampling = plan.sampling_with_defaults(diffusion.sampling_defaults)
         return music_pb2.GetCapabilitiesResponse(
             parameters=[
-                music_pb2.ParameterLimit(field=field, minimum=limit.minimum, maximum=limit.maximum, default_value=limit.default)
+                music_pb2.ParameterLimit(
+                    field=field, minimum=limit.minimum, maximum=limit.maximum, default_value=_default(field, limit.default, sampling)
+                )
                 for field, limit in LIMITS.items()
             ],
+            sampling_defaults=sampling,
             tasks=_names(diffusion.features["tasks"]),
             schedulers=plan.SCHEDULER_TYPES,
             cfg_types=plan.CFG_TYPES,
@@ -103,6 +108,12 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
 def _deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float | None:
     remaining: float | None = context.time_remaining()
     return None if remaining is None else time.monotonic() + remaining
+
+
+def _default(field: str, default: float | None, sampling: sampling_pb2.SamplingParams) -> float | None:
+    """Of a parameter: the checkpoint's where it has one."""
+    message, _, name = field.partition(".")
+    return getattr(sampling, name) if message == "sampling" and default is not None else default
 
 
 def _names(joined: str) -> list[str]:

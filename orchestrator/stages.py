@@ -17,6 +17,7 @@ from acestep_rpc.v1 import (
     diffusion_pb2_grpc,
     encoder_pb2,
     encoder_pb2_grpc,
+    sampling_pb2,
     stage_pb2,
     stage_pb2_grpc,
     vae_pb2,
@@ -59,6 +60,10 @@ class Stages:
     async def describe(self, deadline: float | None) -> list[stage_pb2.DescribeResponse]:
         """What the encoder, the diffusion and the vae stage are."""
         return list(await asyncio.gather(*(self._describe(stub, deadline) for stub in self._describers)))
+
+    async def sampling_defaults(self, deadline: float | None) -> sampling_pb2.SamplingParams:
+        """What the diffusion stage's checkpoint is best sampled with; the rest is unset."""
+        return (await self._describe(self._describers[1], deadline)).sampling_defaults
 
     async def _describe(self, stub: Any, deadline: float | None) -> stage_pb2.DescribeResponse:
         response: stage_pb2.DescribeResponse = await _twice(lambda: stub.Describe(stage_pb2.DescribeRequest(), timeout=_timeout(deadline)))

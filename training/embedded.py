@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import UMT5Config
 
+from diffusion_svc.sampling_defaults import FILE as SAMPLING_FILE
 from encoder_svc.known_tags import FILE as KNOWN_TAGS_FILE
 from training import checkpoint_layout, closed_form_codec, init_tokenizers
 from training.corpus.genres import BEAT_FRAMES, GENRES, INSTRUMENTS, bpm_of
@@ -47,6 +48,17 @@ TRANSFORMER: dict[str, Any] = dict(ARCHITECTURES["official"].transformer) | {
     "lyric_encoder_linear_units": 256,
     "lyric_encoder_num_blocks": 6,
 }
+SAMPLING = {
+    "infer_step": 30,
+    "guidance_scale": 2.0,
+    "cfg_type": "CFG_TYPE_CFG",
+    "omega_scale": 0.0,
+    "guidance_interval": 1.0,
+    "use_erg_tag": False,
+    "use_erg_lyric": False,
+    "use_erg_diffusion": False,
+}
+"""What it is best sampled with: plain guidance against what dropout trains."""
 UMT5: dict[str, Any] = {"d_model": 192, "d_kv": 16, "d_ff": 32, "num_layers": 2, "num_heads": 2}
 
 
@@ -125,6 +137,7 @@ def write_untrained(folder: Path, images: Iterable[Tensor], seed: int) -> closed
         (partial / "lyric_vocab.json").write_text(
             init_tokenizers.lyric_vocabulary("\n".join(line for _, line in all_lines())), encoding="utf-8"
         )
+        (partial / SAMPLING_FILE).write_text(json.dumps(SAMPLING, indent=1) + "\n", encoding="utf-8")
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # gone after the rename

@@ -1,8 +1,9 @@
+from acestep_rpc.v1 import sampling_pb2 as _sampling_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Mapping as _Mapping
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -11,7 +12,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("stage", "model_digest", "dtype", "device", "versions", "limits", "features")
+    __slots__ = ("stage", "model_digest", "dtype", "device", "versions", "limits", "features", "sampling_defaults")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +41,7 @@ class DescribeResponse(_message.Message):
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_DEFAULTS_FIELD_NUMBER: _ClassVar[int]
     stage: str
     model_digest: str
     dtype: str
@@ -47,7 +49,8 @@ class DescribeResponse(_message.Message):
     versions: _containers.ScalarMap[str, str]
     limits: _containers.ScalarMap[str, float]
     features: _containers.ScalarMap[str, str]
-    def __init__(self, stage: _Optional[str] = ..., model_digest: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., limits: _Optional[_Mapping[str, float]] = ..., features: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    sampling_defaults: _sampling_pb2.SamplingParams
+    def __init__(self, stage: _Optional[str] = ..., model_digest: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., limits: _Optional[_Mapping[str, float]] = ..., features: _Optional[_Mapping[str, str]] = ..., sampling_defaults: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ...) -> None: ...
 
 class WatchStatusRequest(_message.Message):
     __slots__ = ()

@@ -11,21 +11,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from clients.cli.checkpoint import EMBEDDED_CHECKPOINT
 from clients.cli.failures import CommandFailed
 
 _DESCRIPTION = """\
 Start encoder, diffusion, vae and orchestrator as four processes on free ports, make one song, stop them.
 
-Without --checkpoint the demo writes a small random checkpoint into its folder and uses that: the song is noise then.
+Without --checkpoint it is the small one that comes with the package.
 """
-_TAGS = "funk, pop, soul, female vocals, 105 bpm, energetic"
-_LYRICS = """[verse]
-Neon lights they flicker bright
-City hums in dead of night
-[chorus]
-Turn it up and let it flow
-Feel the fire let it grow
-"""
+_TAGS = "reggae, 92 bpm, A minor, organ, bass, trumpet, drums, instrumental, relaxed"
+_LYRICS = "[inst]"
 _STAGES = ("encoder", "diffusion", "vae")
 _START_SECONDS = 300.0
 _STOP_SECONDS = 30.0
@@ -42,30 +37,43 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--output", type=Path, default=Path("outputs/demo"), metavar="DIR", help="folder of the song (default: %(default)s)"
     )
-    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="checkpoint in the official layout (default: a random one)")
-    parser.add_argument("--duration", type=float, default=20.0, metavar="SECONDS", help="length, 1 to 240 (default: %(default)s)")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=EMBEDDED_CHECKPOINT,
+        metavar="DIR",
+        help="in the official layout (default: the small one)",
+    )
+    parser.add_argument("--tags", default=_TAGS, help="(default: %(default)s)")
+    parser.add_argument("--lyrics", default=_LYRICS, help="(default: %(default)s)")
+    parser.add_argument("--duration", type=float, default=30.0, metavar="SECONDS", help="length, 1 to 240 (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the checkpoint if there is none, serve, generate, stop."""
+    """Serve, generate, stop."""
     args.output.mkdir(parents=True, exist_ok=True)
-    checkpoint = args.checkpoint
-    if checkpoint is None:
-        checkpoint = args.output / "checkpoint"
-        if not checkpoint.exists():
-            _acestep("init-checkpoint", "--size", "tiny", "--seed", "0", str(checkpoint))
-        print("The checkpoint is random: what this song lets you hear is noise, not music.", file=sys.stderr)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="acestep-demo-")))
         targets: list[str] = []
         for stage in _STAGES:
-            targets += [f"--{stage}", stack.enter_context(_service(folder, stage, "--checkpoint", str(checkpoint)))]
+            targets += [f"--{stage}", stack.enter_context(_service(folder, stage, "--checkpoint", str(args.checkpoint)))]
         front = stack.enter_context(_service(folder, "orchestrator", *targets))
         print(f"Four services serve; the orchestrator at {front}.", file=sys.stderr)
         song = args.output / "song.wav"
-        options = ["--tags", _TAGS, "--lyrics", _LYRICS, "--duration", str(args.duration), "--seed", str(args.seed), "-o", str(song)]
+        options = [
+            "--tags",
+            args.tags,
+            "--lyrics",
+            args.lyrics,
+            "--duration",
+            str(args.duration),
+            "--seed",
+            str(args.seed),
+            "-o",
+            str(song),
+        ]
         _acestep("generate", "--server", front, *options)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from acestep_rpc.channels import RemoteStub, connect
 from acestep_rpc.errors import InvalidRequest
 from acestep_rpc.v1 import music_pb2, music_pb2_grpc
+from clients.cli.checkpoint import EMBEDDED_CHECKPOINT
 from clients.cli.embedded_server import embedded_server
 from clients.cli.failures import EXIT_CODES_HELP, CommandFailed, ExitCode, missing_extra
 from clients.cli.request import FORMATS, add_arguments, build_request, in_terms_of_flags
@@ -57,10 +58,16 @@ def add_song_parser(
     parser = commands.add_parser(
         name, help=purpose, description=description, epilog=EXIT_CODES_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    where = parser.add_argument_group("where (one of the two)").add_mutually_exclusive_group(required=True)
+    where = parser.add_argument_group("where").add_mutually_exclusive_group()
     where.add_argument("--server", metavar="HOST:PORT", help="a running server")
-    where.add_argument("--checkpoint", type=Path, metavar="DIR", help="start a server with this checkpoint, for this command only")
-    own = parser.add_argument_group("with --checkpoint")
+    where.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=EMBEDDED_CHECKPOINT,
+        metavar="DIR",
+        help="start a server with this checkpoint, for this command only (default: the small one that comes along)",
+    )
+    own = parser.add_argument_group("without --server")
     own.add_argument("--device", help="torch device, or auto (default: auto)")
     own.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), help="compute type (default: auto)")
     own.add_argument("--threads", type=int, help="CPU threads; 0: one per core (default: 0)")
@@ -84,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     if args.server is not None:
         for name in ("device", "dtype", "threads"):
             if getattr(args, name) is not None:
-                raise CommandFailed(f"--{name} needs --checkpoint: a running server has its own", ExitCode.USAGE)
+                raise CommandFailed(f"--{name} does not go with --server: a running server has its own", ExitCode.USAGE)
     elif not args.checkpoint.is_dir():
         raise CommandFailed(f"--checkpoint {args.checkpoint}: no such folder", ExitCode.USAGE)
     if not args.output.parent.is_dir():

@@ -9,6 +9,7 @@ import runpy
 from dataclasses import dataclass
 from pathlib import Path
 
+from clients.cli.checkpoint import EMBEDDED_CHECKPOINT
 from clients.cli.failures import CommandFailed, ExitCode, missing_extra
 
 _DESCRIPTION = """\
@@ -67,7 +68,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     server.add_argument("--drain-seconds", type=float, help="time for running requests after SIGTERM (default: 30)")
     server.add_argument("--ready-file", type=Path, help="file that receives the ports as JSON once the server is ready")
     stage = parser.add_argument_group("encoder, diffusion, vae, --embedded")
-    stage.add_argument("--checkpoint", type=Path, metavar="DIR", help="checkpoint in the official layout")
+    stage.add_argument(
+        "--checkpoint", type=Path, metavar="DIR", help="checkpoint in the official layout (default: the small one that comes along)"
+    )
     stage.add_argument("--device", help="torch device, or auto (default: auto)")
     stage.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), help="compute type (default: auto)")
     stage.add_argument("--threads", type=int, help="CPU threads; 0 takes one per core (default: 0)")
@@ -100,6 +103,9 @@ def environment(args: argparse.Namespace) -> tuple[_Service, dict[str, str]]:
             chosen = "--embedded" if args.embedded else args.service
             raise CommandFailed(f"--{name.replace('_', '-')} does not apply to {chosen}", ExitCode.USAGE)
         variables[service.prefix + name.upper()] = str(value)
+    variable = f"{service.prefix}CHECKPOINT"
+    if "checkpoint" in service.settings and variable not in variables and variable not in os.environ:
+        variables[variable] = str(EMBEDDED_CHECKPOINT)
     return service, variables
 
 

@@ -269,7 +269,7 @@ async def test_a_call_that_the_server_cancels_is_no_interrupt(server: Server, ac
     [
         (["-o", "song.xyz"], "give --format"),
         (["-o", "missing/song.wav"], "there is no folder missing"),
-        (["--device", "cpu"], "--device needs --checkpoint"),
+        (["--device", "cpu"], "--device does not go with --server"),
         (["--lyrics", "a", "--lyrics-file", "b"], "not allowed with argument"),
         (["--timeout", "nan"], "not a number of seconds above 0"),
     ],
@@ -281,10 +281,10 @@ async def test_bad_usage_is_refused_before_anything_is_sent(server: Server, aces
     assert not server.requests
 
 
-async def test_one_place_to_generate_must_be_named(acestep: Acestep) -> None:
-    code, _, errors = await acestep("generate", "--tags", "x")
+async def test_a_server_and_a_checkpoint_exclude_each_other(acestep: Acestep) -> None:
+    code, _, errors = await acestep("generate", "--tags", "x", "--server", "a:1", "--checkpoint", "b")
     assert code == ExitCode.USAGE
-    assert "--server --checkpoint is required" in errors
+    assert "not allowed with argument" in errors
 
 
 async def test_an_embedded_server_that_cannot_start_is_unavailable_and_shows_why(acestep: Acestep, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from clients.cli.checkpoint import EMBEDDED_CHECKPOINT
 from clients.cli.failures import CommandFailed, ExitCode
 from clients.cli.main import build_parser
 from clients.cli.serve import environment
@@ -37,7 +38,17 @@ def test_flags_of_a_stage_become_its_prefixed_variables(stage: str) -> None:
     }
 
 
-def test_flags_left_out_set_no_variable() -> None:
+def test_flags_left_out_set_no_variable_but_the_checkpoint_of_the_package() -> None:
+    assert _variables("encoder") == ("encoder_svc", {"ACESTEP_ENCODER_CHECKPOINT": str(EMBEDDED_CHECKPOINT)})
+    assert (
+        _variables("orchestrator", "--encoder", "a:1", "--diffusion", "b:2", "--vae", "c:3")[1]
+        .keys()
+        .isdisjoint({"ACESTEP_ORCHESTRATOR_CHECKPOINT"})
+    )
+
+
+def test_a_checkpoint_in_the_environment_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACESTEP_ENCODER_CHECKPOINT", "elsewhere")
     assert _variables("encoder") == ("encoder_svc", {})
 
 

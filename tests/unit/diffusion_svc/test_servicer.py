@@ -334,12 +334,15 @@ async def test_more_positions_than_the_checkpoint_has_are_refused(worker):
 
 async def test_the_stage_describes_itself(store):
     model = tiny.transformer()
-    stub = InProcessStub(StageServicer(model, model_digest(model), AdapterStore(store, model, 4)))
+    stub = InProcessStub(
+        StageServicer(model, model_digest(model), AdapterStore(store, model, 4), sampling_pb2.SamplingParams(infer_step=7))
+    )
     described = await stub.Describe(stage_pb2.DescribeRequest())
     assert described.stage == "diffusion"
     assert described.dtype == "float32"
     assert described.limits["max_duration_seconds"] == 240
     assert described.features["tasks"] == "text_to_music,retake,repaint,extend,edit,audio_to_audio"
+    assert described.sampling_defaults == sampling_pb2.SamplingParams(infer_step=7)
     assert len(described.model_digest) == 64
     assert described.features["adapters"] == "misfit,rap"
     (store / "rap").rename(store / "jazz")

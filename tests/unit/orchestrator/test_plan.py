@@ -279,3 +279,19 @@ def test_negative_tags_that_nothing_would_hear_are_refused(fields: dict[str, Any
 def test_an_adapter_without_a_scale_has_scale_1() -> None:
     result = planned(adapters=[{"name": "rap"}, {"name": "jazz", "scale": -3}])
     assert [(adapter.name, adapter.scale) for adapter in result.adapters] == [("rap", 1), ("jazz", -3)]
+
+
+def test_the_checkpoint_fills_what_the_request_leaves_open() -> None:
+    own = sampling_pb2.SamplingParams(
+        infer_step=30, guidance_scale=2, cfg_type=sampling_pb2.CFG_TYPE_CFG, omega_scale=0, use_erg_lyric=False
+    )
+    asked = request(sampling={"guidance_scale": 0, "use_erg_diffusion": False, "cfg_type": sampling_pb2.CFG_TYPE_APG})
+    sampling = plan(asked, random.Random(0), "x", own).sampling
+    assert (sampling.infer_step, sampling.omega_scale, sampling.use_erg_lyric) == (30, 0, False)
+    assert (sampling.guidance_scale, sampling.use_erg_diffusion, sampling.cfg_type) == (0, False, sampling_pb2.CFG_TYPE_APG)
+    assert (sampling.guidance_interval, sampling.use_erg_tag) == (0.5, True)  # nobody says anything: the contract's
+
+
+def test_a_default_of_the_checkpoint_that_is_out_of_range_is_named() -> None:
+    with pytest.raises(InvalidRequest, match=r"sampling.infer_step.*1 to 200"):
+        plan(request(), random.Random(0), "x", sampling_pb2.SamplingParams(infer_step=201))

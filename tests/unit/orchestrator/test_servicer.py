@@ -11,7 +11,7 @@ from acestep_rpc.channels import RemoteStub, connect
 from acestep_rpc.inprocess import InProcessStub
 from acestep_rpc.server import Registration, serve
 from acestep_rpc.settings import ServerSettings
-from acestep_rpc.v1 import music_pb2, music_pb2_grpc, stage_pb2, stage_pb2_grpc
+from acestep_rpc.v1 import music_pb2, music_pb2_grpc, sampling_pb2, stage_pb2, stage_pb2_grpc
 from orchestrator.assets import AssetStore
 from orchestrator.limits import LIMITS
 from orchestrator.servicer import MusicServicer
@@ -44,7 +44,13 @@ async def stub() -> AsyncIterator[Any]:
             limits={"max_prompt_tokens": 256, "max_lyric_tokens": 4096},
             features={"lyric_languages": "en,de", "structure_tags": "[verse],[chorus]"},
         ),
-        stage_pb2.DescribeResponse(stage="diffusion", dtype="float32", versions={"torch": "2"}, features={"tasks": "text_to_music,edit"}),
+        stage_pb2.DescribeResponse(
+            stage="diffusion",
+            dtype="float32",
+            versions={"torch": "2"},
+            features={"tasks": "text_to_music,edit"},
+            sampling_defaults={"infer_step": 30, "omega_scale": 0, "cfg_type": sampling_pb2.CFG_TYPE_CFG, "use_erg_lyric": False},
+        ),
         stage_pb2.DescribeResponse(stage="vae", device="cpu", features={"vocoder": "MelGriffinLim"}),
     ]
     stages = Stages(None, None, None, [InProcessStub(Describing(description)) for description in descriptions])
@@ -87,7 +93,11 @@ async def test_capabilities_publish_every_limit_and_what_the_stages_say(stub: An
         limit.field: (limit.minimum, limit.maximum, limit.default_value if limit.HasField("default_value") else None)
         for limit in response.parameters
     }
-    assert published == {field: (limit.minimum, limit.maximum, limit.default) for field, limit in LIMITS.items()}
+    expected = {field: (limit.minimum, limit.maximum, limit.default) for field, limit in LIMITS.items()}
+    assert published == expected | {"sampling.infer_step": (1, 200, 30), "sampling.omega_scale": (-100, 100, 0)}
+    sampling = response.sampling_defaults
+    assert (sampling.infer_step, sampling.guidance_scale, sampling.cfg_type) == (30, 15, sampling_pb2.CFG_TYPE_CFG)
+    assert (sampling.use_erg_lyric, sampling.use_erg_tag) == (False, True)
     assert list(response.tasks) == ["text_to_music", "edit"]
     assert len(response.schedulers) == len(response.cfg_types) == 3
     assert len(response.formats) == 7
@@ -110,8 +120,6 @@ async def test_a_stage_that_is_away_is_said_before_any_work() -> None:
     stages = connect_stages(*targets, ready_seconds=0.2)
     stub: Any = InProcessStub(MusicServicer(stages, Sources(AssetStore("memory://"), stages)))  # type: ignore[abstract]
     events = stub.Generate(music_pb2.GenerateRequest(prompt={"tags": "funk"}))
-    assert (await anext(events)).HasField("accepted")
-    assert (await anext(events)).progress.stage == music_pb2.STAGE_QUEUED
     with pytest.raises(errors.StageUnavailable, match="nobody answers at 127"):
         await anext(events)
     await stages.close()

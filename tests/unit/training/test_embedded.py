@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffusion_svc.sampling_defaults import read_sampling_defaults
 from diffusion_svc.weights import load_transformer
 from encoder_svc.known_tags import KnownTags
 from encoder_svc.text_tokenizer import TextTokenizer
@@ -25,6 +26,7 @@ def folder(tmp_path_factory) -> Path:
 def test_every_stage_loads_it(folder):
     assert load_codec(folder, CPU, torch.float32).codec.vocoder.class_name == "MelGriffinLim"
     load_lyric_encoder(folder, CPU, torch.float32)
+    assert read_sampling_defaults(folder).infer_step == embedded.SAMPLING["infer_step"]
     assert load_transformer(folder, CPU, torch.float32).config.num_layers == embedded.TRANSFORMER["num_layers"]
 
 
