@@ -14,6 +14,9 @@ from training.corpus.song import CHORDS, DRUMS, VOICE, Song
 GENRE_PARTS = 2
 """Parts that a song has at least where its genre is asked for: one flute alone has none."""
 QUARTER_BEAT = 0.25
+MOST_BETWEEN = 0.2
+"""Share of a song's notes off the half beats where its onsets are asked to be on them: funk's sixteenths are not."""
+ON_THE_BEAT = 0.05  # beats; notes come up to 1 ms early or late
 
 GENRE, PERSISTENCE, FLATNESS = "genre accuracy", "note persistence in the real range", "flatness in the real range"
 BEAT_FIRST, BEAT_LAST = "beat margin, first third", "beat margin, last third"
@@ -92,8 +95,9 @@ def measure(mel: NDArray[np.float32], waveform: NDArray[np.float32] | None, song
         first, _, last = rhythm.thirds(envelope)
         figures[BEAT_FIRST] = rhythm.beat_margin(first, song.beat_frames)
         figures[BEAT_LAST] = rhythm.beat_margin(last, song.beat_frames)
-        figures[HALF_BEATS] = rhythm.half_beat_share(envelope, song.beat_frames)
-        figures[BETWEEN] = rhythm.half_beat_share(envelope, song.beat_frames, QUARTER_BEAT)
+        if between_half_beats(song) <= MOST_BETWEEN:
+            figures[HALF_BEATS] = rhythm.half_beat_share(envelope, song.beat_frames)
+            figures[BETWEEN] = rhythm.half_beat_share(envelope, song.beat_frames, QUARTER_BEAT)
     if waveform is not None and song.parts != (DRUMS,):
         figures[KEY] = notes.key_margin(waveform, song.tonic, song.mode)
     return figures
@@ -117,6 +121,12 @@ def _heard(mel: NDArray[np.float32], song: Song, listener: Listener) -> dict[str
     if tagged:
         figures[INSTRUMENTS_RANK] = float(np.mean([listener.rank(judgement, name) for name in tagged]))
     return figures
+
+
+def between_half_beats(song: Song) -> float:
+    """Share of the notes that begin between half beats; a voice's do not count."""
+    halves = np.array([2 * note.start_seconds / song.beat_seconds for note in song.notes if note.part != VOICE])
+    return float((np.abs(halves - halves.round()) > 2 * ON_THE_BEAT).mean()) if halves.size else 0.0
 
 
 def measure_swapped(mel: NDArray[np.float32], new: float, old: float) -> dict[str, float]:
