@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from benchmarks.quality import notes
-from tests.unit.benchmarks.sounds import melody, mel_of, noise
+from tests.unit.benchmarks.sounds import mel_of, melody, noise
 
 C_MAJOR = [60, 62, 64, 65, 67, 69, 71, 72]
 
