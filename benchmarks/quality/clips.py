@@ -81,7 +81,7 @@ class Sounds:
 
 def load_mel(path: Path) -> Mel:
     """The log-mel of a clip, [128, F]."""
-    return np.load(path.with_name(path.name + ".npy")).astype(np.float32)
+    return np.asarray(np.load(path.with_name(path.name + ".npy")), np.float32)
 
 
 def _kept(path: Path, make: Callable[[], NDArray[np.float32]]) -> Path:

@@ -38,7 +38,7 @@ class Sizes:
     Attributes:
         prompts: Held-out prompts at each length, the genres in turn.
         seeds: Clips a prompt.
-        sung_prompts: Held-out unaccompanied prompts, a clip each.
+        sung_prompts: Held-out unaccompanied prompts, a clip each; 0: lyrics are not judged.
         listener_songs: Songs of 10 s that genre and instruments are learnt from.
         sung_listener_songs: The same for phones.
         phone_epochs: Passes over those.
@@ -77,8 +77,7 @@ class Evaluation:
     """Evaluates one checkpoint.
 
     Args:
-        checkpoint: Folder in the official layout.
-        sounds: Its codec, and where clips are kept.
+        sounds: The checkpoint's codec, and where clips are kept.
         band: Plays the real songs.
         generator: Of the checkpoint.
         sizes: How much.
@@ -140,7 +139,8 @@ class Evaluation:
         }
         self._add_real_diversity(columns[report.REAL], mels, songs)
         self._add_swapped(columns, songs, mels, seconds)
-        self._add_lyrics(columns, seconds)
+        if self.sizes.sung_prompts:
+            self._add_lyrics(columns, seconds)
         columns[report.REAL] += [{figures.CODEC_ERROR: [self.band.codec_error(song)]} for song in songs[:CODEC_SONGS]]
         self._tell(f"figures of {seconds:g} s")
         return columns, generated[0], real

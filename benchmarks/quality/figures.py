@@ -11,8 +11,8 @@ from benchmarks.quality.listener import SOUNDS, Listener
 from benchmarks.quality.statistics import Estimate
 from training.corpus.song import CHORDS, DRUMS, VOICE, Song
 
-GENRE_PARTS = 2
-"""Parts that a song has at least where its genre is asked for: one flute alone has none."""
+GENRE_PARTS = {CHORDS, DRUMS}
+"""One of these plays where a genre is asked for: a flute or a voice alone has none."""
 QUARTER_BEAT = 0.25
 MOST_BETWEEN = 0.2
 """Share of a song's notes off the half beats where its onsets are asked to be on them: funk's sixteenths are not."""
@@ -114,7 +114,7 @@ def _structure(mel: NDArray[np.float32], real: notes.NoteStructure) -> dict[str,
 def _heard(mel: NDArray[np.float32], song: Song, listener: Listener) -> dict[str, float]:
     judgement = listener.judge(mel)
     figures = {DRUMS_RIGHT: float((judgement.sounds[DRUMS] > 0.5) == (DRUMS in song.parts))}
-    if len(song.parts) >= GENRE_PARTS and CHORDS in song.parts:
+    if GENRE_PARTS & set(song.parts):
         figures[GENRE] = float(judgement.genre == song.genre)
     tagged = [name for name in song.instruments if name in SOUNDS]
     tagged += [VOICE] if song.voice else []

@@ -21,7 +21,7 @@ SWAP_DISTANCE = 1.0
 
 def onset_envelope(mel: NDArray[np.float32]) -> Array:
     """How much louder the bands get from frame to frame, in nats, [M, F] -> [F - 1]."""
-    return np.maximum(np.diff(mel.astype(np.float64), axis=1), 0).mean(axis=0)
+    return np.asarray(np.maximum(np.diff(mel.astype(np.float64), axis=1), 0).mean(axis=0))
 
 
 def periodicity(envelope: Array, beat_frames: float) -> float:

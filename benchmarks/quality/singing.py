@@ -79,7 +79,7 @@ class PhoneListener:
             steps = epochs * -(-len(inputs) // BATCH)
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
             for _ in range(epochs):
-                for chosen in torch.randperm(len(inputs)).split(BATCH):
+                for chosen in torch.split(torch.randperm(len(inputs)), BATCH):
                     loss = F.cross_entropy(self._network(inputs[chosen]), labels[chosen])
                     optimizer.zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call]
