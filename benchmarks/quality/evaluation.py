@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from benchmarks.quality import figures, report
 from benchmarks.quality.clips import Band, Generator, Prompt, Sounds, load_mel, prompt_of
-from benchmarks.quality.figures import Ears, measure, measure_swapped
+from benchmarks.quality.figures import Ears, measure, measure_swapped, of_the_prompt
 from benchmarks.quality.listener import WINDOW_SECONDS, Listener
 from benchmarks.quality.notes import note_structure
 from benchmarks.quality.rhythm import swapped_beat
@@ -27,6 +27,8 @@ from training.corpus.song import DRUMS, Song
 
 CODEC_SONGS = 10
 """Real songs that the codec's error is measured on."""
+WRONG_SHIFTS = (1, 2, 3, 4, 5)
+"""Clips further on that a sung line is held against for the floor."""
 TRAINING_SEED = 1_000_000
 """Added to the seed for the songs that listeners learn from."""
 
@@ -132,7 +134,9 @@ class Evaluation:
         other = np.random.default_rng(self.sizes.corpus_seed).permutation(len(songs)).tolist()
         columns: dict[str, report.Values] = {
             report.REAL: [report.merge([measure(mels[at], waves[at], song, ears)]) for at, song in enumerate(songs)],
-            report.WRONG: [report.merge([measure(mels[at], waves[at], song, ears)]) for at, song in zip(other, songs, strict=True)],
+            report.WRONG: [
+                report.merge([of_the_prompt(measure(mels[at], waves[at], song, ears))]) for at, song in zip(other, songs, strict=True)
+            ],
             report.GENERATED: [
                 self._measure_seeds([paths[at] for paths in generated], generated_waves[at], song, ears) for at, song in enumerate(songs)
             ],
@@ -179,8 +183,12 @@ class Evaluation:
         wanted: list[tuple[str, Prompt]] = [(f"{song.key}-sung", prompt_of(song)) for song in songs]
         generated = [self.phone_listener.evidence(load_mel(path)) for path in self.generator.generate(wanted, seconds, 0)]
         self._tell(f"{len(wanted)} generated unaccompanied songs of {seconds:g} s")
-        other = [*evidence[1:], evidence[0]]
-        for column, clips in ((report.GENERATED, generated), (report.REAL, evidence), (report.WRONG, other)):
-            columns[column] += [
-                {figures.LYRICS: lines_recognised(heard, song, self.band.singer)} for heard, song in zip(clips, songs, strict=True)
-            ]
+        for column, clips, shifts in (
+            (report.GENERATED, generated, [0]),
+            (report.REAL, evidence, [0]),
+            (report.WRONG, evidence, WRONG_SHIFTS),
+        ):
+            for at, song in enumerate(songs):
+                heard = [clips[(at + shift) % len(songs)] for shift in shifts]
+                lines = [right for clip in heard for right in lines_recognised(clip, song, self.band.singer)]
+                columns[column].append({figures.LYRICS: lines})

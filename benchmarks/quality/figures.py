@@ -103,6 +103,11 @@ def measure(mel: NDArray[np.float32], waveform: NDArray[np.float32] | None, song
     return figures
 
 
+def of_the_prompt(figures: dict[str, float]) -> dict[str, float]:
+    """Those that depend on what was asked for."""
+    return {name: value for name, value in figures.items() if name not in (PERSISTENCE, FLATNESS)}
+
+
 def _structure(mel: NDArray[np.float32], real: notes.NoteStructure) -> dict[str, float]:
     (held_least, held_most), (flat_least, flat_most) = real.persistence, real.flatness
     return {
