@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from benchmarks.quality import figures, report
 from benchmarks.quality.clips import Band, Generator, Prompt, Sounds, load_mel, prompt_of
-from benchmarks.quality.figures import Ears, measure, measure_swapped, of_the_prompt
+from benchmarks.quality.figures import Ears, has_a_beat, measure, measure_swapped, of_the_prompt
 from benchmarks.quality.listener import WINDOW_SECONDS, Listener
 from benchmarks.quality.notes import note_structure
 from benchmarks.quality.rhythm import swapped_beat
@@ -23,7 +23,7 @@ from benchmarks.quality.singing import PhoneListener, lines_recognised
 from training.corpus.arrangement import compose
 from training.corpus.band import A_CAPPELLA, Wishes
 from training.corpus.genres import GENRES, INSTRUMENTS, bpm_of
-from training.corpus.song import DRUMS, Song
+from training.corpus.song import Song
 
 CODEC_SONGS = 10
 """Real songs that the codec's error is measured on."""
@@ -165,9 +165,9 @@ class Evaluation:
     def _add_swapped(
         self, columns: dict[str, report.Values], songs: Sequence[Song], mels: Sequence[NDArray[np.float32]], seconds: float
     ) -> None:
-        """Prompts with drums, once each, with another tempo; a real song is its own answer, held against another tempo as the old one."""
+        """Prompts with a beat, once each, with another tempo; a real song is its own answer, held against another tempo as the old one."""
         drummed = [
-            (song, swapped_beat(song.genre, song.beat_frames), mel) for song, mel in zip(songs, mels, strict=True) if DRUMS in song.parts
+            (song, swapped_beat(song.genre, song.beat_frames), mel) for song, mel in zip(songs, mels, strict=True) if has_a_beat(song)
         ]
         wanted = [(song.key, prompt_of(song, bpm_of(new))) for song, new, _ in drummed]
         paths = self.generator.generate(wanted, seconds, 0)

@@ -15,7 +15,7 @@ GENRE_PARTS = {CHORDS, DRUMS}
 """One of these plays where a genre is asked for: a flute or a voice alone has none."""
 QUARTER_BEAT = 0.25
 MOST_BETWEEN = 0.2
-"""Share of a song's notes off the half beats where its onsets are asked to be on them: funk's sixteenths are not."""
+"""Share of a song's notes off the half beats. Funk has half of them there: real funk's onsets repeat after a bar, not after a beat."""
 ON_THE_BEAT = 0.05  # beats; notes come up to 1 ms early or late
 
 GENRE, PERSISTENCE, FLATNESS = "genre accuracy", "note persistence in the real range", "flatness in the real range"
@@ -90,14 +90,13 @@ def measure(mel: NDArray[np.float32], waveform: NDArray[np.float32] | None, song
         ears: What to judge with.
     """
     figures = _structure(mel, ears.structure) | _heard(mel, song, ears.listener)
-    if DRUMS in song.parts:
+    if has_a_beat(song):
         envelope = rhythm.onset_envelope(mel)
         first, _, last = rhythm.thirds(envelope)
         figures[BEAT_FIRST] = rhythm.beat_margin(first, song.beat_frames)
         figures[BEAT_LAST] = rhythm.beat_margin(last, song.beat_frames)
-        if between_half_beats(song) <= MOST_BETWEEN:
-            figures[HALF_BEATS] = rhythm.half_beat_share(envelope, song.beat_frames)
-            figures[BETWEEN] = rhythm.half_beat_share(envelope, song.beat_frames, QUARTER_BEAT)
+        figures[HALF_BEATS] = rhythm.half_beat_share(envelope, song.beat_frames)
+        figures[BETWEEN] = rhythm.half_beat_share(envelope, song.beat_frames, QUARTER_BEAT)
     if waveform is not None and song.parts != (DRUMS,):
         figures[KEY] = notes.key_margin(waveform, song.tonic, song.mode)
     return figures
@@ -126,6 +125,11 @@ def _heard(mel: NDArray[np.float32], song: Song, listener: Listener) -> dict[str
     if tagged:
         figures[INSTRUMENTS_RANK] = float(np.mean([listener.rank(judgement, name) for name in tagged]))
     return figures
+
+
+def has_a_beat(song: Song) -> bool:
+    """Whether a song's onsets tell its tempo: drums play, and few notes fall between half beats."""
+    return DRUMS in song.parts and between_half_beats(song) <= MOST_BETWEEN
 
 
 def between_half_beats(song: Song) -> float:
