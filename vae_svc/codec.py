@@ -109,14 +109,21 @@ class Codec:
         num_latents = latents.shape[-1]
         if num_latents == 0:
             return
-        raw = latents.to(self.device, torch.float32) / LATENT_SCALE + LATENT_SHIFT
-        hidden_states = self.dcae.decode_global(raw[None])
+        hidden_states = self._decode_global(latents)
         resampler = Resampler(SAMPLE_RATE, sample_rate)
         cuts = [(start * FRAMES_PER_LATENT, stop * FRAMES_PER_LATENT) for start, stop in spans(num_latents, self.piece_latents)]
         samples_left = num_latents * SAMPLES_PER_LATENT
         for waveform in self.vocoder.stream(lambda start, stop: self._decode_mel(hidden_states, start, stop), cuts):
             samples_left -= waveform.shape[-1]
             yield resampler.push(waveform, last=samples_left == 0).cpu()
+
+    @torch.inference_mode()
+    def decode_mel(self, latents: Tensor) -> Tensor:
+        """The log-mel that the vocoder is given, of a whole song at once, [8, 16, T] -> [2, 128, 8 T]."""
+        return self._decode_mel(self._decode_global(latents), 0, latents.shape[-1] * FRAMES_PER_LATENT)
+
+    def _decode_global(self, latents: Tensor) -> Tensor:
+        return self.dcae.decode_global((latents.to(self.device, torch.float32) / LATENT_SCALE + LATENT_SHIFT)[None])
 
     def _decode_mel(self, hidden_states: Tensor, start: int, stop: int) -> Tensor:
         """Log-mel of the frames start to stop, [2, 128, stop - start], from the attention level's output for the whole song."""
