@@ -28,6 +28,8 @@ QUANTILES = (5, 25, 50, 75, 95)
 GENRE_NAMES = tuple(GENRES)
 SOUNDS = (*INSTRUMENTS, DRUMS, VOICE)
 COMPONENTS = 100
+LEAST_SCALE = 1e-3
+"""Of the first component: what is below is rounding, as N centred windows have N - 1 components."""
 PENALTY = 1e-2
 LBFGS_STEPS = 100
 
@@ -81,7 +83,7 @@ def _fit(features: Tensor, targets: Tensor, exclusive: bool) -> Linear:
     """Fit logits to classes [W, C], one of them each or any; without randomness."""
     mean, spread = features.mean(dim=0), features.std(dim=0) + 1e-3
     _, scales, basis = torch.linalg.svd((features - mean) / spread, full_matrices=False)
-    kept = min(COMPONENTS, len(scales))
+    kept = min(COMPONENTS, int((scales > LEAST_SCALE * scales[0]).sum()))
     projection = basis[:kept].T / (scales[:kept] / len(features) ** 0.5) / spread[:, None]
     inputs = (features - mean) @ projection
     weight = torch.zeros(kept, targets.shape[1], requires_grad=True)

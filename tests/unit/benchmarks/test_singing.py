@@ -31,7 +31,7 @@ def painted(phones: list[Phone], seed: int) -> NDArray[np.float32]:
 @pytest.fixture(scope="module")
 def trained() -> PhoneListener:
     songs = [spoken(seed) for seed in range(16)]
-    return PhoneListener([painted(phones, seed) for seed, phones in enumerate(songs)], songs, epochs=12)
+    return PhoneListener([painted(phones, seed) for seed, phones in enumerate(songs)], songs, epochs=24)
 
 
 def test_a_sung_line_fits_better_than_every_other_one(trained):
