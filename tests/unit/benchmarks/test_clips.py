@@ -79,7 +79,7 @@ def test_a_folder_that_is_no_checkpoint_is_named(tmp_path, capsys):
 
 @pytest.mark.corpus
 def test_an_evaluation_prints_every_figure_and_repeats(checkpoint, tmp_path, capsys):
-    sizes = "--prompts 10 --seeds 2 --sung-prompts 2 --listener-songs 20 --sung-listener-songs 3 --phone-epochs 1 --num-inference-steps 2"
+    sizes = "--prompts 10 --seeds 2 --sung-prompts 1 --listener-songs 12 --sung-listener-songs 2 --phone-epochs 1 --num-inference-steps 2"
     arguments = ["--checkpoint", str(checkpoint), "--output", str(tmp_path), "--seconds", "7", *sizes.split()]
     arguments += ["--metric", "tests.unit.benchmarks.test_clips:count_pairs"]
     try:

@@ -9,7 +9,7 @@ from training.corpus.arrangement import compose
 from training.corpus.band import Wishes
 from training.corpus.song import DRUMS, Song
 
-SONGS = listener_songs(80, seed=0)
+SONGS = listener_songs(160, seed=0)
 
 
 def painted(song: Song) -> NDArray[np.float32]:
