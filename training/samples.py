@@ -124,7 +124,7 @@ class Samples(Callback):
             writer.add_image(f"mel/{name}", picture, trainer.global_step, dataformats="HWC")
             writer.add_text(f"prompt/{name}", self.batch.captions[index], trainer.global_step)
             for kind, waveform in pair.items():
-                writer.add_audio(f"{kind}/{name}", waveform.mean(0), trainer.global_step, SAMPLE_RATE)
+                writer.add_audio(f"{kind}/{name}", waveform.mean(0).clamp(-1, 1), trainer.global_step, SAMPLE_RATE)
 
     def _lyrics(self, index: int) -> str:
         """The ids of an item as text; shards keep no other."""

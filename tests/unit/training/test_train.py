@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -9,9 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.unit.training.tiny_run import recipe, write_dataset
-from training.train import train
+from training.batches import Bucket
+from training.recipes import base
+from training.shards import PreparedSong, write_manifest, write_shard
+from training.text_to_music import Objective
+from training.train import main, steps_of_epochs, train
 
 LAST = "checkpoints/step=6"
 WEIGHTS = "ace_step_transformer/diffusion_pytorch_model.safetensors"
@@ -99,3 +105,72 @@ def test_two_processes_that_share_the_weights_equal_one_that_accumulates(dataset
 def test_an_unknown_precision_is_refused(dataset, checkpoint, tmp_path):
     with pytest.raises(ValueError, match="precision is 'int4'; there are bf16-mixed, 32"):
         train(recipe(dataset, checkpoint, tmp_path, precision="int4"))
+
+
+def test_a_command_line_of_the_reference_works(dataset, checkpoint, tmp_path, capsys):
+    lora = tmp_path / "lora.json"
+    lora.write_text('{"r": 2, "lora_alpha": 1, "use_rslora": true, "target_modules": ["to_q", "linear_k"]}')
+    line = f"""--num_nodes 1 --shift 3.0 --learning_rate 1e-3 --num_workers 0 --epochs -1 --max_steps 2 --every_n_train_steps 1
+        --dataset_path {dataset} --exp_name chinese_rap_lora --precision 32 --accumulate_grad_batches 1 --devices 1 --logger_dir {tmp_path}
+        --checkpoint_dir {checkpoint} --gradient_clip_val 0.5 --gradient_clip_algorithm norm --reload_dataloaders_every_n_epochs 1
+        --every_plot_step 0 --lora_config_path {lora} --validation_path {dataset} --val_check_interval 1
+        --ssl_coefficient m-hubert=0:1,0.5:0.01"""
+    assert main(line.split()) == 0
+    run_folder = tmp_path / "chinese_rap_lora"
+    assert (run_folder / "checkpoints/step=2/chinese_rap_lora/pytorch_lora_weights.safetensors").exists()
+    events = EventAccumulator(str(run_folder)).Reload()
+    assert len(events.Scalars("val/denoising_loss")) == 2
+    assert main([*line.split(), "--ckpt_path", str(run_folder / "last.ckpt"), "--max_steps", "3"]) == 0
+    assert (run_folder / "checkpoints/step=3").exists()
+
+
+def test_defaults_are_those_that_users_know(tmp_path):
+    recipe = base(tmp_path, tmp_path)
+    assert (recipe.objective.learning_rate, recipe.objective.shift, recipe.max_steps, recipe.epochs) == (1e-4, 3.0, 2_000_000, -1)
+    assert (recipe.precision, recipe.devices, recipe.num_nodes, recipe.accumulate_grad_batches) == ("bf16-mixed", 1, 1, 1)
+    assert (recipe.num_workers, recipe.every_n_train_steps, recipe.every_plot_step) == (8, 2000, 2000)
+    assert (recipe.exp_name, recipe.logger_dir) == ("text2music_train_test", Path("exps/logs"))
+    assert (recipe.gradient_clip_val, recipe.gradient_clip_algorithm) == (0.5, "norm")
+    assert (recipe.val_check_interval, recipe.lora_config_path) == (None, None)
+
+
+def test_a_projection_loss_fades_between_points():
+    objective = Objective(ssl_coefficients={"m-hubert": ((0.0, 1.0), (0.8, 1.0), (0.9, 0.0)), "mert": 0.5})
+    assert [objective.ssl_coefficient("m-hubert", share) for share in (0.0, 0.8, 0.85, 1.0)] == pytest.approx([1, 1, 0.5, 0])
+    assert (objective.ssl_coefficient("mert", 0.3), objective.ssl_coefficient("other", 0.3)) == (0.5, 1.0)
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 3), (10, 25)])
+def test_an_epoch_draws_as_many_crops_as_there_are_songs(epochs, steps, tmp_path):
+    recipe = dataclasses.replace(base(tmp_path, tmp_path), epochs=epochs, buckets=(Bucket(8, 3), Bucket(16, 1)))
+    assert steps_of_epochs(recipe, 5) == steps  # two crops a step on average
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_steps": 0}, "max_steps is 0; it must be 1 or more"),
+        ({"epochs": 0}, "epochs is 0; it must be -1 or 1 and more"),
+        ({"exp_name": "../up"}, "exp_name is '../up'"),
+        ({"strategy": "magic"}, "strategy is 'magic'; there are ddp, fsdp"),
+        ({"strategy": "fsdp"}, "needs every_plot_step 0"),
+        ({"frozen_precision": "int8"}, "frozen_precision is 'int8'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(change, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(base(tmp_path, tmp_path), **change)
+
+
+def test_a_dataset_of_other_networks_is_refused(checkpoint, tmp_path, capsys):
+    song = PreparedSong("a", torch.zeros(8, 16, 4), (torch.zeros(2, 13),), ("",), torch.tensor([0]), torch.zeros(6))
+    write_manifest(tmp_path, [write_shard(tmp_path, [song])], {})
+    assert main(["--dataset_path", str(tmp_path), "--checkpoint_dir", str(checkpoint), "--logger_dir", str(tmp_path / "logs")]) == 1
+    assert "text states have width 13, the checkpoint asks for 12: preprocess with this checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["m-hubert", "m-hubert=much", "m-hubert=0.5:1,0.2:0"])
+def test_weights_that_cannot_be_read_are_refused(text, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--dataset_path", str(tmp_path), "--ssl_coefficient", text])
+    assert "--ssl_coefficient" in capsys.readouterr().err
