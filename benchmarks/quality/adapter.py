@@ -27,6 +27,7 @@ from benchmarks.quality.statistics import estimate
 from clients.cli.embedded_server import embedded_server
 from training.corpus.arrangement import compose
 from training.corpus.band import Wishes
+from training.corpus.song import Song
 
 CLIPS = 20
 CLIPS_SEED = 77
@@ -34,6 +35,8 @@ INSTRUMENT = "sitar"
 """Of no genre of the band: a checkpoint trained on its songs has not heard it."""
 SECONDS = 10.0
 LISTENER_SONGS = 400
+INSTRUMENT_SONGS = 100
+LISTENER_SEED = 2_000_000
 NAME = "adapter"
 VARIANTS: dict[str, float | None] = {"base": None, "adapter": 1.0, "adapter at scale 0": 0.0}
 
@@ -62,6 +65,11 @@ def train_adapter(checkpoint: Path, folder: Path, steps: int) -> Path:
     sizes = ("--max_steps", steps, "--every_n_train_steps", steps, "--every_plot_step", steps)
     command("training", "train", "--recipe", "embedded_lora", *where, *sizes)
     return store
+
+
+def instrument_songs() -> list[Song]:
+    """More songs with the instrument for the listener to learn from: the general ones have it now and then."""
+    return [compose(LISTENER_SEED, index, Wishes(instrument=INSTRUMENT, seconds=SECONDS)) for index in range(INSTRUMENT_SONGS)]
 
 
 async def generate(checkpoint: Path, store: Path, prompts: Sequence[str]) -> dict[str, list[bytes]]:
@@ -115,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
     store = train_adapter(options.checkpoint, folder, options.steps)
     wanted = [compose(0, index, Wishes(split="held_out", stem="lead", seconds=SECONDS)) for index in range(options.prompts)]
     songs = asyncio.run(generate(options.checkpoint, store, [", ".join(song.tags) for song in wanted]))
-    learnt = listener_songs(LISTENER_SONGS, 0)
+    learnt = [*listener_songs(LISTENER_SONGS, 0), *instrument_songs()]
     listener = Listener([load_mel(band.play(song)) for song in learnt], learnt)
     heard = {name: probabilities(listener, sounds, folder / name.replace(" ", "_"), files) for name, files in songs.items()}
     gain = heard["adapter"] - heard["base"]
