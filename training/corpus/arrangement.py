@@ -1,5 +1,6 @@
 """Composing: from a seed and an index to a song with all its notes and words, before any sound is made."""
 
+import itertools
 import random
 from collections.abc import Iterator
 
@@ -32,7 +33,7 @@ class Composer:
         self.progressions = {"intro": first, "verse": first, "chorus": second, "bridge": second, "outro": first}
         self.lead_motifs = self._draw_motifs(melody.LEAD_DEGREES)
         self.voice_motifs = self._draw_motifs(melody.VOICE_DEGREES)
-        self.new_lines = iter(rng.sample(lyrics.all_lines(), 4 * len(self.form)))
+        self.new_lines = itertools.cycle(rng.sample(lyrics.all_lines(), len(lyrics.all_lines())))
         self.chorus_lines: list[tuple[int, str]] = []
         self.notes: list[Note] = []
         self.lyric_lines: list[LyricLine] = []

@@ -50,12 +50,15 @@ def test_notes_lie_on_sixteenths(songs):
             assert late <= (0.06 if strummed else JITTER_SECONDS + 2e-5)
 
 
-def test_chords_bass_and_melody_are_in_key(songs):
+def test_only_leading_notes_and_power_chords_leave_the_key(songs):
     scales = {"major": {0, 2, 4, 5, 7, 9, 11}, "minor": {0, 2, 3, 5, 7, 8, 10}}
     for song in songs:
-        pitches = [note.pitch for note in song.notes if note.part != "drums"]
-        outside = [pitch for pitch in pitches if (pitch - song.tonic) % 12 not in scales[song.mode]]
-        assert len(outside) <= 0.1 * len(pitches)  # a walking bass has leading notes, power chords have their own fifths
+        for note in song.notes:
+            in_key = (note.pitch - song.tonic) % 12 in scales[song.mode]
+            beat = round(note.start_seconds / FRAME_SECONDS / song.beat_frames, 2) % 4
+            leads = song.genre == "jazz" and note.part == "bass" and 2.9 < beat < 3.1  # to the next bar's chord
+            power = song.genre == "rock" and note.part == "chords"  # whose fifths are perfect
+            assert in_key or leads or power or note.part == "drums"
 
 
 def test_train_and_held_out_draw_disjoint_pairs(songs):
@@ -107,7 +110,7 @@ def test_wishes_are_kept():
 
 
 def test_a_tempo_alone_draws_a_genre_that_has_it():
-    assert {compose(3, index, Wishes(beat_frames=4)).genre for index in range(40)} == {"rock", "electronic"}
+    assert {compose(3, index, Wishes(beat_frames=4)).genre for index in range(40)} == {"rock", "electronic", "jazz"}
 
 
 @pytest.mark.parametrize(
@@ -139,3 +142,10 @@ def test_sung_lines_are_one_note_a_syllable_and_the_chorus_returns(songs):
         assert all(42 <= note.pitch <= 78 for note in voice)
         choruses = [block.split("\n")[1:] for block in song.lyrics.split("\n\n") if block.startswith("[chorus]\n")]
         assert all(lines[0] == choruses[0][0] for lines in choruses)
+
+
+@pytest.mark.parametrize("beat_frames", [7.5, 8, 10])
+def test_a_song_sung_throughout_has_words_to_its_end(beat_frames):
+    for index in range(30):
+        song = compose(8, index, Wishes(beat_frames=beat_frames, stem="a cappella", seconds=60))
+        assert song.lyric_lines[-1].end_seconds > song.seconds - 2 * 4 * beat_frames * FRAME_SECONDS - 4
