@@ -14,8 +14,8 @@ from orchestrator.plan import Plan
 from orchestrator.splice import Splice
 from orchestrator.tasks import AudioToAudio, Edit, Extend, Repaint, Retake, TextToMusic
 
-RUN_FIELDS = ("request_id", "variant_index", "timecosts", "kept_snr_db")
-"""What tells of one run and not of the song, or is known only at its end."""
+RUN_FIELDS = ("request_id", "variant_index", "corrections", "timecosts", "kept_snr_db")
+"""What tells of the request and its run and not of the song (that is corrected only beside others), or is known only at its end."""
 
 _EXTENSIONS = {
     music_pb2.AUDIO_FORMAT_WAV_PCM16: "wav",

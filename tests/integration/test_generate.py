@@ -58,7 +58,7 @@ async def test_the_file_carries_its_receipt(music):
     assert inside["seed"] == 7
     assert inside["guidance_scale"] == 15
     outside = to_dict(answer.result.songs[0].receipt)
-    assert outside.keys() - inside.keys() == {"request_id", "timecosts", "variant_index"}  # of the run, not of the song
+    assert outside.keys() - inside.keys() == {"request_id", "corrections", "timecosts", "variant_index"}  # of the run, not of the song
     assert inside == {name: outside[name] for name in inside}
 
 
