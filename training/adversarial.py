@@ -63,8 +63,14 @@ class AdversarialTraining(LightningModule):
         """Losses of a micro-batch, [B, C, S]."""
         raise NotImplementedError
 
-    def resynthesise(self, waveform: Tensor) -> Tensor:
-        """What the network makes of a song, [C, S] -> the same on the CPU, S a multiple of 4096. In evaluation mode, without gradients."""
+    def resynthesise(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network makes of a song, in evaluation mode and without gradients.
+
+        Args:
+            waveform: [C, S], S a multiple of 4096.
+        Returns:
+            On the CPU: a waveform [C, S], and the log-mel [C, 128, F] that the network is to blame for.
+        """
         raise NotImplementedError
 
     @property
@@ -145,8 +151,12 @@ class AdversarialTraining(LightningModule):
     def _prepare(self, optimizer: Any, parameters: Iterable[nn.Parameter], multiplier: float) -> None:
         """Join the gradients of all processes, clip them, set the learning rate."""
         trained = [parameter for parameter in parameters if parameter.grad is not None]
-        for parameter in trained:
-            parameter.grad = self.trainer.strategy.reduce(parameter.grad, reduce_op="mean")
+        if self.trainer.world_size > 1:
+            gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+            joined: Any = self.trainer.strategy.reduce(torch.cat([gradient.flatten() for gradient in gradients]), reduce_op="mean")
+            sizes = [gradient.numel() for gradient in gradients]
+            for gradient, mean in zip(gradients, joined.split(sizes), strict=True):
+                gradient.copy_(mean.view_as(gradient))
         if self.recipe.gradient_clip_val:
             if self.recipe.gradient_clip_algorithm == "norm":
                 nn.utils.clip_grad_norm_(trained, self.recipe.gradient_clip_val)

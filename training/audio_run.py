@@ -6,7 +6,8 @@ Beside what every run writes (`training/runs.py`) its folder has `checkpoints/st
                         pred_wav_KEY_I.wav     what the network makes of it
                         mel_KEY_I.png          both as log-mel pictures
 
-The same songs every time. TensorBoard has the audio, the pictures, and the difference of both log-mels as `samples/mel_l1`, in nats.
+The same songs every time. TensorBoard has the audio, the pictures and `samples/mel_l1`: how far, in nats, the log-mel is off that the network
+is to blame for, which is what the DCAE gives to the vocoder, or that of what the vocoder gives.
 """
 
 import argparse
@@ -70,9 +71,9 @@ class Resynthesis(Callback):
         errors = []
         with pl_module.final_network():
             for index, (key, waveform) in enumerate(zip(self.songs.keys, self.songs.waveforms, strict=True)):
-                pair = {"target": waveform, "pred": pl_module.resynthesise(waveform)}
-                errors.append(float((log_mel(pair["pred"]) - log_mel(pair["target"])).abs().mean()))
-                write_pair(target, f"{key}_{index}", pair, trainer, pl_module)
+                made, mel = pl_module.resynthesise(waveform)
+                errors.append(float((mel - log_mel(waveform)).abs().mean()))
+                write_pair(target, f"{key}_{index}", {"target": waveform, "pred": made}, trainer, pl_module)
         for writer in pl_module.loggers:
             writer.log_metrics({"samples/mel_l1": sum(errors) / len(errors)}, trainer.global_step)
 

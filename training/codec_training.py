@@ -58,14 +58,14 @@ class CodecTraining(AdversarialTraining):
             losses["latent"] = latent_loss((raw.float() - LATENT_SHIFT) * LATENT_SCALE)
         return Reconstruction(images, generated, losses)
 
-    def resynthesise(self, waveform: Tensor) -> Tensor:
-        """Through the codec and the checkpoint's vocoder, as they are served."""
+    def resynthesise(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        """Through the codec and the checkpoint's vocoder, as they are served; the log-mel is the vocoder's input."""
         if self._codec is None:
             vocoder = load_vocoder(self.recipe.checkpoint_dir / VOCODER_FOLDER, self.device, torch.float32, hashlib.sha256())
             dcae: Any = self.network
             self._codec = Codec(dcae, vocoder)
         latents = self._codec.encode(waveform, SAMPLE_RATE)
-        return torch.cat(list(self._codec.decode(latents, SAMPLE_RATE)), dim=-1)
+        return torch.cat(list(self._codec.decode(latents, SAMPLE_RATE)), dim=-1), self._codec.decode_mel(latents).cpu()
 
 
 def latent_loss(latents: Tensor) -> Tensor:

@@ -53,13 +53,14 @@ class VocoderTraining(AdversarialTraining):
             }
         return Reconstruction(real, generated, losses)
 
-    def resynthesise(self, waveform: Tensor) -> Tensor:
-        """From the log-mel of the song, in pieces as it is served."""
+    def resynthesise(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        """From the log-mel of the song, in pieces as it is served; the log-mel is of the result."""
         vocoder: Any = self.network
         mel = LogMel(self._mel_config, self.device)(waveform.to(self.device))
         num_frames, piece = mel.shape[-1], 1024
         cuts = [(start, min(start + piece, num_frames)) for start in range(0, num_frames, piece)]
-        return torch.cat(list(vocoder.stream(lambda start, stop: mel[..., start:stop], cuts)), dim=-1).cpu()
+        made = torch.cat(list(vocoder.stream(lambda start, stop: mel[..., start:stop], cuts)), dim=-1)
+        return made.cpu(), LogMel(self._mel_config, self.device)(made).cpu()
 
 
 def train_vocoder(recipe: VocoderRecipe, ckpt_path: Path | None = None, max_time: float | None = None) -> Path:

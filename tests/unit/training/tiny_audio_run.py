@@ -1,4 +1,4 @@
-"""A run of one of the codec's trainers that takes seconds, as a process: `python -m tests.unit.training.tiny_audio_run '{"kind": ...}' [RESUME]`."""
+"""A run of one of the codec's trainers that takes seconds, and as a process: `python -m THIS '{"kind": "codec", ...}' [RESUME]`."""
 
 import dataclasses
 import json
@@ -25,8 +25,8 @@ TINY = {
     "every_plot_step": 0,
     "discriminator_width": 2,
 }
-CODEC = {**TINY, "crop_frames": 4, "adversarial_from": 3, "feature_matching_weight": 1.0}
-VOCODER = {**TINY, "crop_frames": 2, "adversarial_from": 3, "periods": (2, 3), "resolutions": (512,), "stft_sizes": (512, 1024)}
+CODEC = {**TINY, "crop_frames": 4, "adversarial_from": 2, "feature_matching_weight": 1.0}
+VOCODER = {**TINY, "crop_frames": 2, "adversarial_from": 1, "periods": (2, 3), "resolutions": (512,), "stft_sizes": (512, 1024)}
 
 
 def write_songs(folder: Path, num_songs: int = 4) -> Path:
