@@ -97,18 +97,14 @@ class AdversarialTraining(LightningModule):
         total = sum((self.weights[name] * loss for name, loss in made.losses.items()), torch.zeros((), device=self.device))
         losses = dict(made.losses)
         if self.adversarial:
-            losses["discriminator"] = discriminator_loss(
-                recipe.adversarial_loss,
-                self._scores(made.real),
-                self._scores(made.generated.detach()),
-            )
+            real = self._feature_maps(made.real)
+            judged = self._feature_maps(made.generated.detach())
+            losses["discriminator"] = discriminator_loss(recipe.adversarial_loss, _scores(real), _scores(judged))
             self._backward(losses["discriminator"])
-            # Towards the generator the discriminators pass gradients on and keep none.
+            # Towards the network the discriminators pass gradients on and keep none.
             self.discriminators.requires_grad_(False)
-            with torch.no_grad():
-                real = self._feature_maps(made.real)
             generated = self._feature_maps(made.generated)
-            losses["adversarial"] = generator_loss(recipe.adversarial_loss, [maps[-1] for maps in generated])
+            losses["adversarial"] = generator_loss(recipe.adversarial_loss, _scores(generated))
             losses["feature_matching"] = feature_matching_loss(real, generated)
             total = total + recipe.adversarial_weight * losses["adversarial"]
             total = total + recipe.feature_matching_weight * losses["feature_matching"]
@@ -119,9 +115,6 @@ class AdversarialTraining(LightningModule):
         self.step_ended = place == recipe.accumulate_grad_batches - 1
         if self.step_ended:
             self._step()
-
-    def _scores(self, material: Tensor) -> list[Tensor]:
-        return [maps[-1] for maps in self._feature_maps(material)]
 
     def _feature_maps(self, material: Tensor) -> list[list[Tensor]]:
         return [discriminator(material) for discriminator in self.discriminators]
@@ -203,6 +196,10 @@ class AdversarialTraining(LightningModule):
             self.network.train()
 
 
+def _scores(feature_maps: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    return [maps[-1] for maps in feature_maps]
+
+
 def discriminator_loss(kind: str, real: Sequence[Tensor], generated: Sequence[Tensor]) -> Tensor:
     """Summed over discriminators: real material should score 1 or more, generated -1 or less (hinge) or 0 (lsgan).
 
@@ -222,12 +219,12 @@ def generator_loss(kind: str, generated: Sequence[Tensor]) -> Tensor:
 
 
 def feature_matching_loss(real: Sequence[Sequence[Tensor]], generated: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Mean difference of each feature map but the scores, summed over maps and discriminators.
+    """Mean difference of each feature map but the scores, summed over maps and discriminators; its gradient is the generated maps'.
 
     Source: Kong et al., "HiFi-GAN", 2020, equation 6.
     """
     differences = [
-        (ours - theirs).abs().mean()
+        (ours.detach() - theirs).abs().mean()
         for ours_maps, theirs_maps in zip(real, generated, strict=True)
         for ours, theirs in zip(ours_maps[:-1], theirs_maps[:-1], strict=True)
     ]

@@ -6,8 +6,8 @@ Beside what every run writes (`training/runs.py`) its folder has `checkpoints/st
                         pred_wav_KEY_I.wav     what the network makes of it
                         mel_KEY_I.png          both as log-mel pictures
 
-The same songs every time. TensorBoard has the audio, the pictures and `samples/mel_l1`: how far, in nats, the log-mel is off that the network
-is to blame for, which is what the DCAE gives to the vocoder, or that of what the vocoder gives.
+The same songs every time. TensorBoard has the audio, the pictures and `samples/mel_l1`: how far, in nats, the log-mel that the network
+is to blame for is off: what the DCAE gives to the vocoder, or that of what the vocoder gives.
 """
 
 import argparse
