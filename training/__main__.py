@@ -9,6 +9,8 @@ COMMANDS = {
     "validate": ("training.validate", "check every song of a dataset and explain what is wrong"),
     "preprocess": ("training.preprocess", "compute once what training needs of every song"),
     "train": ("training.train", "run a recipe over preprocessed songs"),
+    "codec": ("training.codec_training", "train the codec's autoencoder on songs"),
+    "vocoder": ("training.vocoder_training", "train the codec's vocoder on songs"),
 }
 """Module and one line of help; a module has `main(arguments) -> exit code`."""
 

@@ -164,8 +164,8 @@ def write_checkpoint(folder: Path, size: str, seed: int) -> None:
         partial.chmod(0o755)
         _write_transformer(partial / "ace_step_transformer", architecture.transformer, seed)
         _write_umt5(partial / "umt5-base", architecture.umt5, seed)
-        _write_dcae(partial / "music_dcae_f8c8", architecture.dcae, seed)
-        _write_vocoder(partial / "music_vocoder", architecture.vocoder, seed)
+        write_dcae(partial / "music_dcae_f8c8", architecture.dcae, seed)
+        write_vocoder(partial / "music_vocoder", architecture.vocoder, seed)
         (partial / "lyric_vocab.json").write_text(init_tokenizers.lyric_vocabulary(), encoding="utf-8")
         os.replace(partial, folder)
     finally:
@@ -187,14 +187,16 @@ def _write_umt5(folder: Path, config: Mapping[str, Any], seed: int) -> None:
     write_weights(folder, "model", checkpoint_layout.umt5(umt5), seed, torch.float32)
 
 
-def _write_dcae(folder: Path, config: Mapping[str, Any], seed: int) -> None:
+def write_dcae(folder: Path, config: Mapping[str, Any], seed: int) -> None:
+    """Write a random DCAE of a configuration."""
     with torch.device("meta"):
         model: Any = AutoencoderDC(**config)  # type: ignore[no-untyped-call]
     model.save_config(folder)
     write_weights(folder, "diffusion_pytorch_model", checkpoint_layout.dcae(config), seed, torch.float32)
 
 
-def _write_vocoder(folder: Path, config: Mapping[str, Any], seed: int) -> None:
+def write_vocoder(folder: Path, config: Mapping[str, Any], seed: int) -> None:
+    """Write a random vocoder of a configuration, in a folder that does not exist."""
     folder.mkdir()
     _write_config(folder, config)
     write_weights(folder, "diffusion_pytorch_model", checkpoint_layout.vocoder(config), seed, torch.float32)

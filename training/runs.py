@@ -9,10 +9,10 @@ import dataclasses
 import logging
 import re
 import sys
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -33,6 +33,7 @@ NOT_FOR_USERS = (
     "Checkpoint directory .* exists and is not empty",
     "You're resuming from a checkpoint that ended before the epoch ended",  # batches come by number
     "The '.*_dataloader' does not have many workers",  # the user's choice
+    "Using ModelCheckpoint with manual optimization and every_n_train_steps",  # the weights after the step are what a resume needs
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
 )
 """Beginnings of Lightning's warnings about what runs do on purpose."""
@@ -98,11 +99,17 @@ class Run:
 RunT = TypeVar("RunT", bound=Run)
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of a trainer's command line: the settings by their names, and --ckpt_path and --max_time of `fit`."""
-    documented = _documented(Run)
-    for field in dataclasses.fields(Run):
-        parser.add_argument(f"--{field.name}", type=type(field.default), help=documented[field.name])
+def add_run_arguments(parser: argparse.ArgumentParser, of: type[Run] = Run) -> None:
+    """Flags of a trainer's command line: the settings by their names, and --ckpt_path and --max_time of `fit`.
+
+    Args:
+        parser: Of the command.
+        of: Kind of run; its settings with a plain default (a number, a word, a path) are flags.
+    """
+    documented = _documented(of)
+    for field in dataclasses.fields(of):
+        if isinstance(field.default, int | float | str | Path):
+            parser.add_argument(f"--{field.name}", type=type(field.default), help=documented[field.name])
     parser.add_argument("--ckpt_path", type=Path, help=f"{LAST} of a run to go on with")
     parser.add_argument("--max_time", type=float, help="stop after so many seconds; --ckpt_path goes on")
 
@@ -111,6 +118,32 @@ def overridden(run: RunT, options: Mapping[str, Any]) -> RunT:
     """A run with the settings that a command line gave; options that are None or no setting are left alone."""
     fields = {field.name for field in dataclasses.fields(run)}
     return dataclasses.replace(run, **{name: value for name, value in options.items() if name in fields and value is not None})
+
+
+class Deadline(Callback):
+    """Ends a run after so many seconds, and never inside a step: the micro-batches of a cut step would be missing at the run's end.
+
+    Unlike Lightning's timer it counts the seconds of this process only, not those of the runs that it goes on from.
+
+    Args:
+        seconds: From the start of training.
+        batches_per_step: Micro-batches.
+    """
+
+    def __init__(self, seconds: float, batches_per_step: int) -> None:
+        self.seconds = seconds
+        self.batches_per_step = batches_per_step
+        self._started = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The clock starts."""
+        self._started = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """All processes stop when the first one's time is over."""
+        over = time.monotonic() - self._started >= self.seconds
+        if (batch_idx + 1) % self.batches_per_step == 0 and trainer.strategy.broadcast(over):
+            trainer.should_stop = True
 
 
 def fit(
@@ -127,7 +160,8 @@ def fit(
 
     Args:
         run: Its settings.
-        module: What is trained, with automatic optimisation: one optimiser step for `accumulate_grad_batches` micro-batches.
+        module: What is trained. With automatic optimisation Lightning accumulates and clips; a module that does it by hand takes one step
+            that Lightning counts (of a `LightningOptimizer`) for every `accumulate_grad_batches` micro-batches.
         batches: By number, for as long as the run lasts; each says its `audio_seconds`.
         callbacks: Beside the one that writes `last.ckpt`.
         ckpt_path: A `last.ckpt` to go on from.
@@ -139,6 +173,8 @@ def fit(
     """
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # else it advertises
     saved = ModelCheckpoint(run.folder, filename="last", every_n_train_steps=run.every_n_train_steps, enable_version_counter=False)
+    timing: list[Callback] = [] if max_time is None else [Deadline(max_time, run.accumulate_grad_batches)]
+    automatic = module.automatic_optimization
     trainer = Trainer(
         accelerator="auto",
         devices=run.devices,
@@ -146,11 +182,10 @@ def fit(
         strategy=_strategy(run),
         precision=_precision(run.precision),
         max_steps=run.max_steps,
-        max_time=None if max_time is None else timedelta(seconds=max_time),
-        accumulate_grad_batches=run.accumulate_grad_batches,
-        gradient_clip_val=run.gradient_clip_val,
-        gradient_clip_algorithm=run.gradient_clip_algorithm,
-        callbacks=[Throughput(), saved, *callbacks],
+        accumulate_grad_batches=run.accumulate_grad_batches if automatic else 1,
+        gradient_clip_val=run.gradient_clip_val if automatic else None,
+        gradient_clip_algorithm=run.gradient_clip_algorithm if automatic else None,
+        callbacks=[Throughput(), saved, *timing, *callbacks],
         logger=TensorBoardLogger(run.logger_dir, name=run.exp_name, version=""),
         log_every_n_steps=min(10, run.max_steps),
         use_distributed_sampler=False,
@@ -192,6 +227,6 @@ def _precision(name: str) -> Literal["bf16-mixed", "32-true"]:
 
 
 def _documented(of: type) -> dict[str, str]:
-    """Attributes of a docstring."""
-    lines = (of.__doc__ or "").partition("Attributes:\n")[2].splitlines()
+    """Attributes of the docstrings of a class and of those that it comes from."""
+    lines = [line for kind in reversed(of.__mro__) for line in (kind.__doc__ or "").partition("Attributes:\n")[2].splitlines()]
     return dict(line.strip().split(": ", 1) for line in lines if ": " in line)

@@ -111,20 +111,13 @@ class Samples(Callback):
 
     def _write(self, target: Path, index: int, pair: dict[str, Tensor], trainer: Trainer, pl_module: Any) -> None:
         name = f"{self.batch.keys[index]}_{index}"
-        for kind, waveform in pair.items():
-            soundfile.write(target / f"{kind}_wav_{name}.wav", waveform.T.numpy(), SAMPLE_RATE)
-        picture = mel_picture(pair)
-        imsave(target / f"mel_{name}.png", picture)
+        write_pair(target, name, pair, trainer, pl_module)
         lyrics = self._lyrics(index)
         sections = {"KEY": self.batch.keys[index], "PROMPT": self.batch.captions[index], "LYRIC": lyrics, "SEED": FIRST_SEED + index}
         text = "\n\n".join(f"# {title}\n{value}" for title, value in sections.items()) + "\n"
         (target / f"key_prompt_lyric_{name}.txt").write_text(text, encoding="utf-8")
         for logger in pl_module.loggers:
-            writer = logger.experiment
-            writer.add_image(f"mel/{name}", picture, trainer.global_step, dataformats="HWC")
-            writer.add_text(f"prompt/{name}", self.batch.captions[index], trainer.global_step)
-            for kind, waveform in pair.items():
-                writer.add_audio(f"{kind}/{name}", waveform.mean(0).clamp(-1, 1), trainer.global_step, SAMPLE_RATE)
+            logger.experiment.add_text(f"prompt/{name}", self.batch.captions[index], trainer.global_step)
 
     def _lyrics(self, index: int) -> str:
         """The ids of an item as text; shards keep no other."""
@@ -176,8 +169,29 @@ def _unpadded(batch: Batch, index: int) -> Tensor:
     return latents if batch.frame_mask is None else latents[..., : int(batch.frame_mask[index].sum())]
 
 
+def write_pair(folder: Path, name: str, pair: dict[str, Tensor], trainer: Trainer, pl_module: Any) -> None:
+    """Write waveforms [C, S] as files and their pictures as one, and put both into TensorBoard.
+
+    Args:
+        folder: Exists.
+        name: Of the song.
+        pair: By kind: `target` and `pred`.
+        trainer: Says the step.
+        pl_module: Has the loggers.
+    """
+    picture = mel_picture(pair)
+    imsave(folder / f"mel_{name}.png", picture)
+    for kind, waveform in pair.items():
+        soundfile.write(folder / f"{kind}_wav_{name}.wav", waveform.T.numpy(), SAMPLE_RATE)
+    for logger in pl_module.loggers:
+        writer = logger.experiment
+        writer.add_image(f"mel/{name}", picture, trainer.global_step, dataformats="HWC")
+        for kind, waveform in pair.items():
+            writer.add_audio(f"{kind}/{name}", waveform.mean(0).clamp(-1, 1), trainer.global_step, SAMPLE_RATE)
+
+
 def mel_picture(pair: dict[str, Tensor]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Log-mel pictures of waveforms [2, S] under their titles, [H, W, 3]."""
+    """Log-mel pictures of waveforms [C, S] under their titles, [H, W, 3]."""
     log_mel = LogMel(MelConfig(), torch.device("cpu"))
     figure = Figure(figsize=(10, 2.5 * len(pair)), layout="constrained")
     axes = figure.subplots(len(pair), 1, sharex=True, squeeze=False)[:, 0]

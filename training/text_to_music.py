@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from training.batches import Batch, mixed_seed
 from training.conditions import LYRIC_DROPOUT, SPEAKER_DROPOUT, TEXT_DROPOUT, drop_conditions
 from training.flow_matching import SHIFT, Losses, draw_timestep_indices, flow_matching_losses, noise_levels
-from training.learning_rate import WARMUP_STEPS, learning_rate_multiplier
+from training.learning_rate import WARMUP_STEPS, plateau_multiplier
 from training.model import TrainableTransformer
 from training.optimizers import MuonAdamW
 
@@ -167,13 +167,7 @@ class TextToMusic(LightningModule):
 
     def learning_rate_multiplier(self, step: int) -> float:
         """Multiplier of the peak at a step: warm-up, constant until `decay_from`, then down to 0."""
-        objective = self.objective
-        start = max(objective.warmup_steps, int(objective.decay_from * self.max_steps))
-        if objective.warmup_steps <= step < start:
-            return 1.0
-        if step >= start:
-            return max(0.0, (self.max_steps - step) / (self.max_steps - start))
-        return learning_rate_multiplier(step, self.max_steps, objective.warmup_steps)
+        return plateau_multiplier(step, self.max_steps, self.objective.warmup_steps, self.objective.decay_from)
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
         """A step, then the average over weights: before any callback saves them. A short run's average forgets its start sooner."""

@@ -59,16 +59,23 @@ def load_codec(checkpoint: Path, device: torch.device, dtype: torch.dtype) -> Lo
         CheckpointError: Naming the tensor or the config, and the file.
     """
     digest = hashlib.sha256()
-    with torch.device("meta"):
-        autoencoder = build_dcae(checkpoint / DCAE_FOLDER)
-    tensors = _read_tensors(checkpoint / DCAE_FOLDER, digest)
-    _check(tensors, dcae_tensors(autoencoder), {}, checkpoint / DCAE_FOLDER)
-    _assign(autoencoder, tensors, dcae.FLOAT32_LAYERS, device, dtype)
-    synthesizer = _load_vocoder(checkpoint / VOCODER_FOLDER, device, dtype, digest)
+    autoencoder = load_dcae(checkpoint / DCAE_FOLDER, device, dtype, digest)
+    synthesizer = load_vocoder(checkpoint / VOCODER_FOLDER, device, dtype, digest)
     return LoadedCodec(Codec(autoencoder, synthesizer), digest.hexdigest())
 
 
-def _load_vocoder(folder: Path, device: torch.device, dtype: torch.dtype, digest: "hashlib._Hash") -> Vocoder | MelGriffinLim:
+def load_dcae(folder: Path, device: torch.device, dtype: torch.dtype, digest: "hashlib._Hash") -> AutoencoderDC:
+    """Load the autoencoder alone; arguments as for `load_codec`, and the digest that its tensors are added to."""
+    with torch.device("meta"):
+        autoencoder = build_dcae(folder)
+    tensors = _read_tensors(folder, digest)
+    _check(tensors, dcae_tensors(autoencoder), {}, folder)
+    _assign(autoencoder, tensors, dcae.FLOAT32_LAYERS, device, dtype)
+    return autoencoder
+
+
+def load_vocoder(folder: Path, device: torch.device, dtype: torch.dtype, digest: "hashlib._Hash") -> Vocoder | MelGriffinLim:
+    """Load the vocoder alone; arguments as for `load_codec`, and the digest that its tensors or parameters are added to."""
     config = read_vocoder_config(folder)
     if isinstance(config, GriffinLimConfig):
         if surplus := sorted(path.name for path in folder.glob("*.safetensors*")):

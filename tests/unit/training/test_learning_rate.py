@@ -1,6 +1,6 @@
 import pytest
 
-from training.learning_rate import learning_rate_multiplier
+from training.learning_rate import learning_rate_multiplier, plateau_multiplier
 
 
 def test_first_step_learns():
@@ -27,3 +27,12 @@ def test_run_shorter_than_the_warm_up_only_warms_up():
 
 def test_no_warm_up_starts_at_the_peak():
     assert learning_rate_multiplier(0, 4, warmup_steps=0) == 1
+
+
+def test_a_plateau_lasts_until_its_share_of_the_run():
+    rates = [plateau_multiplier(step, 100, 10, 0.5) for step in range(101)]
+    assert rates[:10] == [learning_rate_multiplier(step, 100) for step in range(10)]
+    assert set(rates[10:51]) == {1.0}
+    assert rates[75] == pytest.approx(0.5)
+    assert rates[100] == 0
+    assert [plateau_multiplier(step, 50) for step in range(52)] == [learning_rate_multiplier(step, 50) for step in range(52)]
