@@ -62,8 +62,9 @@ def test_only_what_sounds_in_a_stretch_is_heard_there():
         song for song in (compose(0, index, Wishes(stem="full", genre="pop")) for index in range(50)) if song.sections[0].name == "intro"
     )
     starts = [note.start_seconds for note in song.notes if note.part == "drums"]
+    end = song.sections[0].end_seconds - 0.01  # players are a millisecond early or late
     assert DRUMS in listener.heard(song, 0, song.seconds)
-    assert (DRUMS in listener.heard(song, 0, song.sections[0].end_seconds)) == (min(starts) < song.sections[0].end_seconds)
+    assert (DRUMS in listener.heard(song, 0, end)) == (min(starts) < end)
 
 
 def test_a_listener_is_the_same_every_time(trained, held_out):
