@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,15 @@ KINDS = pytest.mark.parametrize("kind", ["codec", "vocoder"])
 # Gradients of two processes are averaged in another order than one process sums them; AdamW then steps by the learning rate, 1e-3, however
 # small a gradient is.
 DISTRIBUTED = {"atol": 1e-5, "rtol": 1e-5}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums of float32 depend on the number of threads, and the runs in other processes have one."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="module")
