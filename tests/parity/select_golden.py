@@ -19,18 +19,17 @@ MAX_BYTES = 12_000_000
 LEFT_OUT_OF_CHECKPOINT = (*DEAD_PARTS, *TRAINING_PREFIXES, "mel_transform.")
 MODULES = (
     "text_encoder", "rope", "time_embed", "patch_embed", "lyric_encoder", "lyric_encoder_temperature", "encode", "block", "decode",
-    "decode_temperature", "bf16_encode_decode", "scheduler_tables", "scheduler_step_euler_omega10p0", "scheduler_step_heun_omegam7p5",
-    "scheduler_step_pingpong_omega0p0", "guidance", "seeded_noise",
+    "bf16_encode_decode", "scheduler_tables", "scheduler_step_euler_omega10p0", "guidance", "seeded_noise",
 )  # fmt: skip
 RUNS = (
-    "t2m_euler_apg_erg", "t2m_euler_cfg_noerg", "t2m_euler_cfg_star_erg", "t2m_heun_apg_noerg", "t2m_heun_cfg_star_noerg",
-    "t2m_batch2_euler_apg", "t2m_erg_tag0_lyric1_diff1", "t2m_double_erg", "t2m_noguidance_1", "t2m_decay_half",
-    "t2m_empty_lyrics", "t2m_empty_prompt", "t2m_defaults_guid15", "t2m_oss_pingpong",
+    "t2m_euler_apg_erg", "t2m_euler_cfg_noerg", "t2m_heun_apg_noerg", "t2m_heun_cfg_star_noerg", "t2m_batch2_euler_apg",
+    "t2m_erg_tag0_lyric1_diff1", "t2m_double_erg", "t2m_empty_lyrics", "t2m_empty_prompt", "t2m_defaults_guid15", "t2m_oss_pingpong",
+    "retake_v0p2", "repaint_batch2", "extend_both_v1p0", "edit_avg2_window", "a2a_heun_0p5", "lora_plain_w0p5_heun",
 )  # fmt: skip
 CODEC = (
-    "mel", "encode_stereo_44k_odd", "encode_stereo_16k", "encode_stereo_tiny", "load_mono_16k", "load_stereo_44k_24bit", "decode_1",
-    "decode_2", "vocoder",
+    "mel", "encode_stereo_44k_odd", "encode_stereo_tiny", "load_mono_16k", "load_stereo_44k_24bit", "decode_2", "vocoder",
 )  # fmt: skip
+BETWEEN = ("latents_before_", "decode_", "apg_running_", "iter")  # what a run passes through
 SIGNALS = ("silence_4096", "impulse_4096")  # of the mel case
 
 
@@ -48,11 +47,9 @@ def main(source: Path, target: Path) -> None:
     for entry in index["cases"]:
         for key in ("inputs", "outputs"):
             if entry.get(key):
-                _copy(
-                    source / entry[key],
-                    target / entry[key],
-                    lambda name: not name.startswith(("latents_before_", "decode_", "apg_running_")),
-                )
+                _copy(source / entry[key], target / entry[key], lambda name: not name.startswith(BETWEEN))
+        if adapter := entry["params"].get("lora_name_or_path"):
+            _copy(*(folder / adapter / "pytorch_lora_weights.safetensors" for folder in (source, target)), lambda _: True)
     _write(target / "INDEX.json", index)
 
     codec = json.loads((source / "INDEX_codec.json").read_text())

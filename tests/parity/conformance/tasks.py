@@ -63,11 +63,11 @@ def deviation(params: Mapping[str, Any], expected: Tensors) -> tuple[set[str], s
 
 
 def build_spec(params: Mapping[str, Any], inputs: Tensors, target: ConditionStates | None) -> TaskSpec:
-    """The task of a run. Sources of one song are [8, 16, T], those of a batch keep its axis."""
+    """The task of a run. Sources of one song are [8, 16, T]; those of a batch keep its axis, one recorded alone is that of every song."""
     batch, _, _, frames = inputs["randn_0"].shape
     source = inputs.get("ref_latents", inputs.get("src_latents"))
-    if source is not None and batch == 1:
-        source = source[0]
+    if source is not None:
+        source = source[0] if batch == 1 else source.expand(batch, -1, -1, -1)
     task = params.get("task", "text2music")
     if params.get("audio2audio_enable"):
         assert source is not None
