@@ -203,7 +203,7 @@ def read_request(request: diffusion_pb2.SampleRequest, config: TransformerConfig
     tokens = max(
         1 + max(len(states.text), 0 if states.null_text is None else len(states.null_text)) + len(states.lyrics) for states in prompts
     )
-    frames = max(stop - start for start, stop in windows_of(task))
+    frames = max((stop - start for start, stop in windows_of(task)), default=0)
     if max(frames, tokens) > config.max_position:
         raise ShapeTooLarge(f"{frames} frames and {tokens} tokens; the checkpoint has {config.max_position} positions")
     return SamplingRequest(conditions, params, tuple(request.seeds), task)

@@ -116,8 +116,6 @@ def _read_extend(request: diffusion_pb2.SampleRequest, params: SamplingParams) -
     for name in ("left_seconds", "right_seconds"):
         _check_range(f"extend.{name}", getattr(message, name), 0, 3 * MAX_DURATION_SECONDS)
     left, right = _boundary(message.left_seconds), _boundary(message.right_seconds)
-    if left + right == 0:
-        raise InvalidRequest("extend.right_seconds", message.right_seconds, "a frame (0.093 s) or more, here or in left_seconds")
     total = left + source.shape[-1] + right
     if total > MAX_EXTENDED_FRAMES:
         raise InvalidRequest("extend", f"{total} frames in all", f"at most {MAX_EXTENDED_FRAMES} ({3 * MAX_DURATION_SECONDS:g} s)")

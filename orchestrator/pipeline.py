@@ -20,7 +20,7 @@ from orchestrator.song_file import SongFile
 from orchestrator.splice import Splice
 from orchestrator.stage_requests import encode_request, encode_target_request, sample_request
 from orchestrator.stages import Stages
-from orchestrator.tasks import Edit, Repaint, song_seconds
+from orchestrator.tasks import Edit, Repaint, song_seconds, task_warnings
 
 
 async def generate(
@@ -108,6 +108,7 @@ async def generate(
     log("generated", songs=len(songs), audio_seconds=audio_seconds, seconds=round(clock.total(), 3))
     lines = (target or encoded).lines
     warnings = _warnings(encoded) if target is None else _warnings(target) + [f"source: {warning}" for warning in _warnings(encoded)]
+    warnings += task_warnings(plan.task)
     completed = music_pb2.GenerateResult(songs=songs, warnings=warnings, lyric_lines=lines, lyric_changes=lyric_changes)
     yield events.stamp(completed=completed)
 

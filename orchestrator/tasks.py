@@ -131,8 +131,8 @@ def read_task(
         case "extend":
             _needs_euler(name, sampling, problems)
             left, right = number("left_seconds"), number("right_seconds")
-            if left < FRAME_SECONDS and right < FRAME_SECONDS:
-                problems.add("extend", f"left_seconds {left:g}, right_seconds {right:g}", f"one of them at least {FRAME_SECONDS:.3f}")
+            if not (message.HasField("left_seconds") or message.HasField("right_seconds")):
+                problems.add("extend", "neither left_seconds nor right_seconds", "at least one of them")
             return Extend(_asset(name, message.source, problems), left, right, second_seeds()), 1
         case "edit":
             return _edit(message, number("edit_n_min"), number("edit_n_max"), number("edit_n_avg"), second_seeds(), sampling, problems), 1
@@ -141,6 +141,13 @@ def read_task(
                 problems.add("sampling.oss_steps", list(sampling.oss_steps), "none with audio_to_audio")
             return AudioToAudio(_asset(name, message.source, problems), number("ref_audio_strength")), 1
     return TextToMusic(number("duration_seconds")), 1
+
+
+def task_warnings(task: Task) -> list[str]:
+    """What a task allows that was hardly meant."""
+    if isinstance(task, Extend) and max(task.left_seconds, task.right_seconds) < FRAME_SECONDS:
+        return [f"extend: nothing is added, for both sides are shorter than a latent frame ({FRAME_SECONDS:.3f} s); the song is its source"]
+    return []
 
 
 def song_seconds(task: Task, source: vae_pb2.EncodeAudioResponse | None) -> float:

@@ -113,8 +113,8 @@ def extend(
 def extension_windows(num_frames: int, left: int, right: int) -> list[tuple[int, int]]:
     """Frames [start, stop) of the longer song that are computed, window by window: first its end, then its start.
 
-    All of it when it fits. Otherwise a window has as much of the known song as fits beside the new frames, half a window or more
-    where there is so much.
+    Nothing when nothing is added, and all of it when it fits. Otherwise a window has as much of the known song as fits beside the new
+    frames, half a window or more where there is so much.
 
     Args:
         num_frames: Length of the source.
@@ -122,6 +122,8 @@ def extension_windows(num_frames: int, left: int, right: int) -> list[tuple[int,
         right: Frames to add after it.
     """
     total = left + num_frames + right
+    if total == num_frames:
+        return []
     if total <= WINDOW_FRAMES:
         return [(0, total)]
     windows, known_start, known_stop = [], left, left + num_frames

@@ -116,6 +116,14 @@ async def test_an_extension_has_exactly_the_promised_length(music, source, left,
     assert answer.events[0].accepted.duration_seconds == pytest.approx(frames * FRAME_SECONDS)
 
 
+async def test_an_extension_by_nothing_is_the_source_and_says_so(music, source):
+    nothing = await generate(music, task_request(extend=music_pb2.Extend(source=source, right_seconds=0.05)))
+    longer = await generate(music, task_request(extend=music_pb2.Extend(source=source, right_seconds=2.0)))
+    assert len(waveform(nothing)) == samples(FRAMES) < len(waveform(longer))
+    assert any("nothing is added" in warning for warning in nothing.result.warnings)
+    assert not any("nothing is added" in warning for warning in longer.result.warnings)
+
+
 async def test_a_repaint_with_soft_edges_and_a_small_context_is_another_repaint(music, source):
     plain = repaint(source, 1.0)
     feathered, windowed = repaint(source, 1.0), repaint(source, 1.0)

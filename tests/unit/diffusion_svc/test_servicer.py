@@ -209,7 +209,6 @@ BAD_TASKS = [
     ("repaint", {"params__scheduler_type": PINGPONG}, "params.scheduler_type"),
     ("extend", {"extend__left_seconds": -1.0}, "extend.left_seconds"),
     ("extend", {"extend__left_seconds": float("nan")}, "extend.left_seconds"),
-    ("extend", {"extend__left_seconds": 0.0, "extend__right_seconds": 0.05}, "extend.right_seconds"),
     ("extend", {"extend__retake_seeds": [1, 2, 3]}, "extend.retake_seeds"),
     ("extend", {"params__scheduler_type": HEUN}, "params.scheduler_type"),
     ("edit", {"edit__target": None}, "edit.target.text_hidden_states.data_type"),
