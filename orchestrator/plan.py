@@ -14,6 +14,8 @@ from orchestrator.tasks import (
     Task,
     read_negative_tags,
     read_task,
+    task_name,
+    unsuited,
 )
 
 MAX_OSS_STEPS = 200
@@ -99,7 +101,7 @@ def plan(
         problems.add("request_id", request.request_id, f"1 to {MAX_NAME_CHARACTERS} characters of [A-Za-z0-9._-]")
     if request.keep_results and request.request_id.startswith("."):
         problems.add("request_id", request.request_id, "no dot at its start with keep_results, for it names the results")
-    sampling = _sampling(merged_sampling(checkpoint_defaults, request.sampling), problems)
+    sampling = _sampling(merged_sampling(checkpoint_defaults, request.sampling, task_name(request)), problems)
     negative_tags = read_negative_tags("prompt", request.prompt, sampling, request.HasField("edit"), problems)
     if negative_tags is not None:
         if request.sampling.use_erg_tag:
@@ -139,12 +141,14 @@ def sampling_with_defaults(checkpoint_defaults: sampling_pb2.SamplingParams) -> 
 
 
 def merged_sampling(
-    checkpoint_defaults: sampling_pb2.SamplingParams | None, given: sampling_pb2.SamplingParams
+    checkpoint_defaults: sampling_pb2.SamplingParams | None, given: sampling_pb2.SamplingParams, task: str
 ) -> sampling_pb2.SamplingParams:
-    """The request's parameters over the checkpoint's."""
+    """The request's parameters over those of the checkpoint's that the task has a place for."""
     merged = sampling_pb2.SamplingParams()
     if checkpoint_defaults is not None:
         merged.MergeFrom(checkpoint_defaults)
+        for field in unsuited(task, merged):
+            merged.ClearField(field)
     merged.MergeFrom(given)
     return merged
 

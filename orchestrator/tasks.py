@@ -4,7 +4,6 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from acestep_rpc.v1 import encoder_pb2, music_pb2, sampling_pb2, vae_pb2
 from orchestrator.limits import LIMITS, Problems
@@ -89,6 +88,32 @@ def source_of(task: Task) -> str:
     return getattr(task, "source", "")
 
 
+def task_name(request: music_pb2.GenerateRequest) -> str:
+    """Which task a request wants."""
+    return request.WhichOneof("task") or NAMES[0]
+
+
+def unsuited(name: str, sampling: sampling_pb2.SamplingParams) -> dict[str, str]:
+    """Parameters that a task's algorithm has no place for, and what is allowed instead."""
+    scheduler, euler = sampling.scheduler_type, sampling_pb2.SCHEDULER_TYPE_EULER
+    unsuited = {}
+    match name:
+        case "repaint" | "extend":
+            unsuited = {"scheduler_type": (scheduler != euler, "SCHEDULER_TYPE_EULER")}
+        case "edit":
+            double = sampling.guidance_scale_text > 1 and sampling.guidance_scale_lyric > 1
+            unsuited = {
+                "scheduler_type": (scheduler == sampling_pb2.SCHEDULER_TYPE_HEUN, "SCHEDULER_TYPE_EULER or SCHEDULER_TYPE_PINGPONG"),
+                "cfg_type": (sampling.cfg_type != sampling_pb2.CFG_TYPE_APG, "CFG_TYPE_APG"),
+                "guidance_interval_decay": (sampling.guidance_interval_decay > 0, "0"),
+                "guidance_scale_text": (double, "1 or less, or guidance_scale_lyric so,"),
+                "oss_steps": (bool(sampling.oss_steps), "none"),
+            }
+        case "audio_to_audio":
+            unsuited = {"oss_steps": (bool(sampling.oss_steps), "none")}
+    return {field: allowed for field, (found, allowed) in unsuited.items() if found}
+
+
 def read_task(
     request: music_pb2.GenerateRequest,
     sampling: sampling_pb2.SamplingParams,
@@ -107,8 +132,11 @@ def read_task(
     Returns:
         The task, and how many songs it makes of each seed.
     """
-    name = request.WhichOneof("task") or NAMES[0]
+    name = task_name(request)
     message = getattr(request, name)
+    for field, allowed in unsuited(name, sampling).items():
+        value = getattr(sampling, field)
+        problems.add(f"sampling.{field}", list(value) if field == "oss_steps" else value, f"{allowed} with {name}")
 
     def number(field: str) -> float:
         return problems.number(f"{name}.{field}", getattr(message, field) if message.HasField(field) else None)
@@ -120,7 +148,6 @@ def read_task(
         case "retake":
             return _retake(message, number("duration_seconds"), second_seeds(), num_seeds, problems)
         case "repaint":
-            _needs_euler(name, sampling, problems)
             source, regions = _asset(name, message.source, problems), _regions(message, problems)
             splice = message.splice_source if message.HasField("splice_source") else True
             context = problems.optional_number(
@@ -129,7 +156,6 @@ def read_task(
             variance, feather = number("retake_variance"), number("feather_seconds")
             return Repaint(source, regions, variance, second_seeds(), splice, feather, context), 1
         case "extend":
-            _needs_euler(name, sampling, problems)
             left, right = number("left_seconds"), number("right_seconds")
             if not (message.HasField("left_seconds") or message.HasField("right_seconds")):
                 problems.add("extend", "neither left_seconds nor right_seconds", "at least one of them")
@@ -137,8 +163,6 @@ def read_task(
         case "edit":
             return _edit(message, number("edit_n_min"), number("edit_n_max"), number("edit_n_avg"), second_seeds(), sampling, problems), 1
         case "audio_to_audio":
-            if sampling.oss_steps:
-                problems.add("sampling.oss_steps", list(sampling.oss_steps), "none with audio_to_audio")
             return AudioToAudio(_asset(name, message.source, problems), number("ref_audio_strength")), 1
     return TextToMusic(number("duration_seconds")), 1
 
@@ -236,17 +260,6 @@ def _edit(
     negative_tags = read_negative_tags("edit.target", message.target, sampling, True, problems)
     if n_min > n_max:
         problems.add("edit.edit_n_min", n_min, f"at most edit_n_max ({n_max:g})")
-    refused: dict[str, Any] = {  # the algorithm has no place for them, and nobody asks for them by default
-        "sampling.scheduler_type": sampling.scheduler_type == sampling_pb2.SCHEDULER_TYPE_HEUN,
-        "sampling.cfg_type": sampling.cfg_type != sampling_pb2.CFG_TYPE_APG,
-        "sampling.guidance_interval_decay": sampling.guidance_interval_decay > 0,
-        "sampling.guidance_scale_text": sampling.guidance_scale_text > 1 and sampling.guidance_scale_lyric > 1,
-        "sampling.oss_steps": bool(sampling.oss_steps),
-    }
-    for field, given in refused.items():
-        if given:
-            value = getattr(sampling, field.removeprefix("sampling."))
-            problems.add(field, value, "its default with edit")
     return Edit(source, tags, lyrics, negative_tags, message.target.lyric_options, n_min, n_max, int(n_avg), second_seeds)
 
 
@@ -271,11 +284,6 @@ def read_negative_tags(
     elif sampling.guidance_interval == 0 and not all_steps:
         problems.add(field, prompt.negative_tags, "none with sampling.guidance_interval 0, which guides no step")
     return problems.text(field, prompt.negative_tags, MAX_TAGS_CHARACTERS)
-
-
-def _needs_euler(name: str, sampling: sampling_pb2.SamplingParams, problems: Problems) -> None:
-    if sampling.scheduler_type != sampling_pb2.SCHEDULER_TYPE_EULER:
-        problems.add("sampling.scheduler_type", sampling.scheduler_type, f"SCHEDULER_TYPE_EULER with {name}")
 
 
 def _asset(name: str, source: music_pb2.AudioSource, problems: Problems) -> str:

@@ -104,6 +104,21 @@ def test_a_bad_field_is_named(fields: dict[str, Any], field: str) -> None:
     assert violations(**fields) == [field]
 
 
+HEUN = {"scheduler_type": sampling_pb2.SCHEDULER_TYPE_HEUN}
+CFG = {"cfg_type": sampling_pb2.CFG_TYPE_CFG, "guidance_scale_text": 3, "guidance_scale_lyric": 3, "guidance_interval_decay": 0.5}
+
+
+@pytest.mark.parametrize("task", MINIMAL)
+@pytest.mark.parametrize("defaults", [HEUN, CFG])
+def test_defaults_of_the_checkpoint_give_way_where_a_task_has_no_place_for_them(task: str, defaults: dict[str, Any]) -> None:
+    request = music_pb2.GenerateRequest(prompt={"tags": "funk"}, **{task: MINIMAL[task]})
+    sampling = plan(request, random.Random(0), "drawn", sampling_pb2.SamplingParams(guidance_scale=5, **defaults)).sampling
+    assert sampling.guidance_scale == 5
+    for field, value in defaults.items():
+        unsuited = (task == "edit" and field != "guidance_scale_lyric") or (task in ("repaint", "extend") and field == "scheduler_type")
+        assert (getattr(sampling, field) != value) == unsuited, field
+
+
 def test_defect_26_an_edit_masks_the_lyrics_of_its_null_condition() -> None:
     assert planned(edit=MINIMAL["edit"]).null_condition == encoder_pb2.NULL_CONDITION_MASKED
     assert planned(edit=MINIMAL["edit"], sampling={"guidance_scale": 1}).null_condition == encoder_pb2.NULL_CONDITION_UNSPECIFIED
