@@ -23,7 +23,7 @@ from acestep_rpc.telemetry import REAL_TIME_FACTOR, STAGE_SECONDS, log
 from acestep_rpc.torch_tensor import pack, unpack
 from acestep_rpc.v1 import stage_pb2, stage_pb2_grpc, vae_pb2, vae_pb2_grpc
 from vae_svc.audio_file import MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, AudioFile, read_audio
-from vae_svc.codec import LATENT_ROWS, Codec, num_samples
+from vae_svc.codec import LATENT_ROWS, SAMPLE_RATE, SAMPLES_PER_LATENT, Codec, num_samples
 from vae_svc.model.dcae import LATENT_CHANNELS
 from vae_svc.model.resample import resample
 from vae_svc.model.vocoder_config import VocoderConfig
@@ -128,7 +128,7 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
         return read_audio(Path(spool.name), self._settings.max_duration_seconds)
 
     async def _encode(self, file: AudioFile) -> torch.Tensor:
-        work = self._codec.encode_in_pieces(file.waveform, file.sample_rate)
+        work = self._codec.encode_in_pieces(_without_rounding(file), file.sample_rate)
         while (latents := await self._run(lambda: _next_step(work))) is None:
             pass
         return latents
@@ -155,6 +155,15 @@ def read_latents(request: vae_pb2.DecodeLatentsRequest, max_frames: int) -> torc
     if len(shape) == 3 and shape[2] > max_frames:
         raise InvalidRequest("latents.shape", shape, f"at most {max_frames} frames")
     return unpack(request.latents, "latents", (torch.float32, torch.bfloat16), (LATENT_CHANNELS, LATENT_ROWS, None)).float()
+
+
+def _without_rounding(file: AudioFile) -> torch.Tensor:
+    """The waveform [C, S]; of a decoded song without the sample that its rate rounded it up to, which would become a frame of silence."""
+    samples = file.waveform.shape[1]
+    frames = samples * SAMPLE_RATE // (file.sample_rate * SAMPLES_PER_LATENT)
+    if samples != num_samples(frames, file.sample_rate):
+        return file.waveform
+    return file.waveform[:, : frames * SAMPLES_PER_LATENT * file.sample_rate // SAMPLE_RATE]
 
 
 def _checked_rate(rate: int) -> int:

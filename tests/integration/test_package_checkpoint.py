@@ -47,7 +47,7 @@ def test_tags_it_does_not_know_are_named(song):
 
 
 def test_songs_from_songs_take_its_sampling_as_far_as_they_have_a_place_for_it(song):
-    words = ["--from", "song.wav", "--tags", "reggae", "--target-tags", "jazz", "--infer-step", "2", "-o", "jazz.wav"]
+    words = ["--from", "song.wav", "--tags", "reggae", "--target-tags", "jazz", "--steps", "2", "-o", "jazz.wav"]
     subprocess.run([sys.executable, "-m", "clients.cli.main", "edit", *words], cwd=song, check=True, capture_output=True)
     receipt = json.loads((song / "jazz_input_params.json").read_text())
     assert json.loads((EMBEDDED_CHECKPOINT / "sampling.json").read_text())["cfg_type"] == "CFG_TYPE_CFG"

@@ -140,6 +140,16 @@ async def test_cancelling_stops_after_the_piece_under_way(stub, codec, latents):
     assert pieces <= 3  # the one that was read, perhaps the next, and the other request's
 
 
+@pytest.mark.parametrize("rate", [48_000, 44_100, 32_000, 16_000])
+@pytest.mark.parametrize("frames", [1, 2, 5])
+async def test_a_decoded_song_has_as_many_frames_when_it_comes_back(stub, rate, frames):
+    song = waveform_of(await decode(stub, request(torch.randn(8, 16, frames), sample_rate=rate)))
+    content = io.BytesIO()
+    soundfile.write(content, song.T.numpy(), rate, format="WAV", subtype="FLOAT")
+    response = await stub.EncodeAudio(upload(content.getvalue(), 10**6))
+    assert list(response.latents.shape) == [8, 16, frames]
+
+
 @pytest.mark.parametrize("size", [1000, 7, 10**6])
 async def test_encode_gives_the_latents_of_the_file(stub, codec, tmp_path, size):
     content = wav(0.3, rate=32000)
