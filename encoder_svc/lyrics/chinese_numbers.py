@@ -34,26 +34,31 @@ _CODE = re.compile(r"\d{4,32}")
 _PLAIN = re.compile(_NUMBER)
 _LETTER_TWO_LETTER = re.compile(r"([a-zA-Z])二(?=[a-zA-Z])")
 
-_PUNCTUATION = str.maketrans(
-    dict.fromkeys(
-        string.punctuation
-        + "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃《》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿–—‘’‛“”„‟…‧﹏·〈〉",
-        ",",
-    )
+_CHINESE_MARKS = (
+    "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃《》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿–—‘’‛“”„‟…‧﹏·〈〉"
 )
+_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + _CHINESE_MARKS, ","))
+_IN_BRACKETS = re.compile(r"(\[[^\[\]]*\])")
 
 
 class TooManyDigits(ValueError):
     """A number is beyond what anyone counts."""
 
 
-def clean(text: str) -> str:
+def clean(text: str, keep_tags: bool = False) -> str:
     """Spell the numbers, then turn every punctuation mark into a comma.
+
+    Args:
+        text: Lower case.
+        keep_tags: Leave what stands in square brackets as it is; the reference takes structure tags apart.
 
     Raises:
         TooManyDigits: For a number.
     """
-    return spell(text).translate(_PUNCTUATION)
+    if not keep_tags:
+        return spell(text).translate(_PUNCTUATION)
+    pieces = _IN_BRACKETS.split(text)  # every second one is in brackets
+    return "".join(piece if index % 2 else spell(piece).translate(_PUNCTUATION) for index, piece in enumerate(pieces))
 
 
 def spell(text: str) -> str:

@@ -12,7 +12,7 @@ from encoder_svc.lyrics.languages import LyricRules
 _WHITESPACE = re.compile(r"\s+")
 _DIGITS = re.compile(r"\d")
 _TURKISH_CAPITALS = str.maketrans("İÖÜ", "iöü")
-DIGITS_STAY = "numbers are not spelled in this language and stay digits"
+DIGITS_STAY = "digits stay: numbers like these are not spelled in this language"
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def clean(line: str, language: str, rules: LyricRules = LyricRules.REFERENCE) ->
             cleaned = CleanedLine(transliteration.romaja(common.text), common.warnings)
         case _:
             cleaned = _clean_common(line, language, rules)
-    if not cleaned.warnings and _DIGITS.search(cleaned.text) and _DIGITS.search(line):
-        return CleanedLine(cleaned.text, (DIGITS_STAY,)) if language != "zh" else cleaned
+    if language != "zh" and not cleaned.warnings and _DIGITS.search(cleaned.text):  # those of pinyin are tones
+        return CleanedLine(cleaned.text, (DIGITS_STAY,))
     return cleaned
 
 
@@ -59,7 +59,7 @@ def _clean_common(line: str, language: str, rules: LyricRules) -> CleanedLine:
     warnings: tuple[str, ...] = ()
     if language == "zh":
         try:
-            text = chinese_numbers.clean(text)
+            text = chinese_numbers.clean(text, keep_tags=rules is LyricRules.REVISED)
         except chinese_numbers.TooManyDigits:
             warnings = (number_words.STAYED_DIGITS,)
     else:

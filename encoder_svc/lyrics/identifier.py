@@ -37,6 +37,6 @@ def languages() -> tuple[str, ...]:
 
 
 @cache
-def _model() -> Any:  # noqa: ANN401
+def _model() -> Any:
     langid = load("py3langid.langid", "every language but English")
     return langid.LanguageIdentifier.from_pickled_model(langid.MODEL_FILE)

@@ -102,9 +102,7 @@ class LyricTokenizer:
             raise InvalidRequest(FIELD, f"{len(lyrics)} characters", f"at most {MAX_LYRIC_CHARACTERS} characters")
         return self.encode_lines(lyrics.split("\n"), language, rules)
 
-    def encode_lines(
-        self, lines: Sequence[str], language: str | None = None, rules: LyricRules = LyricRules.REFERENCE
-    ) -> EncodedLyrics:
+    def encode_lines(self, lines: Sequence[str], language: str | None = None, rules: LyricRules = LyricRules.REFERENCE) -> EncodedLyrics:
         """Encode lyrics that are cut into lines; see `encode`."""
         texts = [line.strip() for line in lines]
         ids = [self.vocabulary.start_id]

@@ -22,9 +22,7 @@ _LOCK = Lock()
 
 _SIGNS = {"GBP": "£", "USD": r"\$", "EUR": "€"}
 # Lookbehinds and possessive runs keep these linear on long runs of digits.
-_AMOUNTS = {
-    currency: re.compile(rf"{sign}[0-9.,]*[0-9]|(?<![0-9.,])[0-9.,]*+(?<=[0-9]){sign}") for currency, sign in _SIGNS.items()
-}
+_AMOUNTS = {currency: re.compile(rf"{sign}[0-9.,]*[0-9]|(?<![0-9.,])[0-9.,]*+(?<=[0-9]){sign}") for currency, sign in _SIGNS.items()}
 _DECIMAL = re.compile(r"(?<![0-9])([0-9]++)[.,]([0-9]+)")
 _CARDINAL = re.compile(r"[0-9]+")
 _ORDINAL_ENDINGS = {
@@ -56,11 +54,13 @@ _CURRENCY_WORDS = {
     "tr": {"GBP": "sterlin", "USD": "dolar", "EUR": "euro"},
 }
 """For the REVISED rules, where the library knows no such currency."""
+_POINTS = {"ar": "فاصلة", "tr": "virgül"}
 
 _COMMA_GROUPS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})*(?:\.[0-9]+)?")
 _ANY_GROUPS = re.compile(r"[0-9]{1,3}(?:.[0-9]{3})*(?:,[0-9]+)?")
-_PROPER_COMMA_GROUPS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
-_PROPER_POINT_GROUPS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:\.[0-9]{3})+(?![0-9]|\.[0-9])")
+_PROPER_COMMA_GROUPS = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
+_POINT_SEPARATORS = ".'\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}\N{THIN SPACE}"
+_PROPER_POINT_GROUPS = re.compile(rf"(?<![0-9.,])[1-9][0-9]{{0,2}}(?:[{_POINT_SEPARATORS}][0-9]{{3}})+(?![0-9]|\.[0-9])")
 
 
 class _Unspeakable(ValueError):
@@ -90,6 +90,8 @@ def spell_numbers(text: str, language: str, rules: LyricRules) -> Spelled:
     Raises:
         MissingLibrary: num2words is not installed.
     """
+    if rules is LyricRules.REVISED:
+        text = "".join(str(int(character)) if character.isdecimal() else character for character in text)
     if not _CARDINAL.search(text):
         return Spelled(text, ())
     warnings: list[str] = []
@@ -98,15 +100,29 @@ def spell_numbers(text: str, language: str, rules: LyricRules) -> Spelled:
         spelled, failed = _spell_amounts(spelled, language, rules)
         if failed:
             warnings.append(NO_AMOUNT)
-        if language != "tr":
-            spelled = _DECIMAL.sub(lambda match: _words(float(f"{match[1]}.{match[2]}"), language, rules), spelled)
-        elif rules is LyricRules.REVISED:
-            spelled = _DECIMAL.sub(partial(_turkish_decimal, rules=rules), spelled)
-        spelled = _ORDINALS[language].sub(lambda match: _words(_integer(match[1]), language, rules, ordinal=True), spelled)
-        spelled = _CARDINAL.sub(lambda match: _words(_integer(match.group()), language, rules), spelled)
+        if language != "tr" or rules is LyricRules.REVISED:
+            spelled = _substitute(_DECIMAL, partial(_decimal, language=language, rules=rules), spelled, rules)
+        spelled = _substitute(
+            _ORDINALS[language], lambda match: _words(_integer(match[1]), language, rules, ordinal=True), spelled, rules
+        )
+        spelled = _substitute(_CARDINAL, lambda match: _words(_integer(match.group()), language, rules), spelled, rules)
     except _Unspeakable:
         return Spelled(text, (STAYED_DIGITS,))
     return Spelled(spelled, tuple(warnings))
+
+
+def _substitute(pattern: re.Pattern[str], spell: Callable[[re.Match[str]], str], text: str, rules: LyricRules) -> str:
+    """Spell all matches. Under the revised rules one that cannot be is left to the next step, or as digits at last."""
+
+    def spell_or_leave(match: re.Match[str]) -> str:
+        try:
+            return spell(match)
+        except _Unspeakable:
+            if rules is LyricRules.REFERENCE:
+                raise
+            return match.group()
+
+    return pattern.sub(spell_or_leave, text)
 
 
 def _without_separators(text: str, language: str, rules: LyricRules) -> str:
@@ -115,10 +131,10 @@ def _without_separators(text: str, language: str, rules: LyricRules) -> str:
     The reference's groups are any one to three digits, and outside English and Russian any character separates them.
     """
     if rules is LyricRules.REVISED:
-        groups, separator = (_PROPER_COMMA_GROUPS, ",") if language == "en" else (_PROPER_POINT_GROUPS, ".")
+        groups, separators = (_PROPER_COMMA_GROUPS, ",") if language == "en" else (_PROPER_POINT_GROUPS, _POINT_SEPARATORS)
     else:
-        groups, separator = (_COMMA_GROUPS, ",") if language in ("en", "ru") else (_ANY_GROUPS, ".")
-    return groups.sub(lambda match: match.group().replace(separator, ""), text)
+        groups, separators = (_COMMA_GROUPS, ",") if language in ("en", "ru") else (_ANY_GROUPS, ".")
+    return groups.sub(lambda match: match.group().translate(dict.fromkeys(map(ord, separators))), text)
 
 
 def _spell_amounts(text: str, language: str, rules: LyricRules) -> tuple[str, bool]:
@@ -150,7 +166,9 @@ def _amount(match: re.Match[str], language: str, currency: str, rules: LyricRule
 
 
 def _amount_in(currency: str, value: float, language: str, rules: LyricRules) -> str:
-    return f"{_words(int(value) if value.is_integer() else value, language, rules)} {currency}"
+    whole, _, cents = f"{value:.2f}".partition(".")
+    words = _words(_integer(whole), language, rules)
+    return f"{words} {currency}" if cents == "00" else f"{words} {currency} {_words(int(cents), language, rules)}"
 
 
 def _without_cents(words: str, language: str, rules: LyricRules) -> str:
@@ -163,10 +181,12 @@ def _without_cents(words: str, language: str, rules: LyricRules) -> str:
     return head
 
 
-def _turkish_decimal(match: re.Match[str], rules: LyricRules) -> str:
-    """The library reads two decimals as hundredths: 12.5 as "twelve point fifty"; here they are read one by one."""
-    digits = (_words(int(digit), "tr", rules) for digit in match[2])
-    return f"{_words(_integer(match[1]), 'tr', rules)} virgül {' '.join(digits)}"
+def _decimal(match: re.Match[str], language: str, rules: LyricRules) -> str:
+    """In Turkish and Arabic the library reads one decimal as hundredths, 12.5 as "twelve point fifty"; here they are read one by one."""
+    if rules is LyricRules.REFERENCE or language not in _POINTS:
+        return _words(float(f"{match[1]}.{match[2]}"), language, rules)
+    digits = (_words(int(digit), language, rules) for digit in match[2])
+    return f"{_words(_integer(match[1]), language, rules)} {_POINTS[language]} {' '.join(digits)}"
 
 
 def _integer(digits: str) -> int:

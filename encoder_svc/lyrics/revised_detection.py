@@ -4,10 +4,11 @@ What this mends in the reference's detector:
 
 * only letters count: a number at the start of a line makes nothing Chinese, and English words beside it stay English;
 * there is no rule that prefers the runner-up to English;
-* the identifier sees the line in lower case with its doubled letters, in one piece;
+* the identifier sees the line in lower case with its doubled letters, in one piece, each word once;
 * it starts from a prior: languages without a tag must be far likelier than any with one, and the language of most of the lyrics' sure
   lines is preferred where a line does not say much;
-* Chinese and Japanese are told apart by kana. A line of Chinese characters alone is Japanese in lyrics that are mostly kana lines.
+* Chinese and Japanese are told apart by kana. A line of Chinese characters alone is Japanese in lyrics that are mostly kana lines, if
+  Japanese has all its characters.
 
 Chinese characters, kana and Hangul decide a line however much Latin stands beside them: only their own language can read them, and it
 lets Latin pass.
@@ -31,9 +32,9 @@ WITHOUT_TAG = -12.0
 """For languages that the vocabulary has no tag for: a long Danish line is still Danish, a short Spanish one no longer Galician."""
 ENGLISH = 0.5
 """A syllable that fits every language is English."""
-AROUND = 6.5
+AROUND = 10.0
 """For the language of the lyrics around a line."""
-SURE = 9.0
+SURE = 10.0
 """By how much a line's language must lead to have a say in that of others."""
 
 _NO_LETTERS = re.compile(r"[\W\d_]+")
@@ -119,9 +120,11 @@ def guess(line: str, context: LyricContext) -> Guess:
     if characters or letters["ko"]:
         if letters["ko"] > characters:
             return Guess("ko", LanguageReason.SCRIPT)
-        if letters["ja"] or context.han == "zh":
-            return Guess("ja" if letters["ja"] else "zh", LanguageReason.SCRIPT)
-        return Guess("ja", LanguageReason.REST_OF_LYRICS)
+        if letters["ja"]:
+            return Guess("ja", LanguageReason.SCRIPT)
+        if context.han == "ja" and _in_japanese_character_set(line):
+            return Guess("ja", LanguageReason.REST_OF_LYRICS)
+        return Guess("zh", LanguageReason.SCRIPT)
     script = _first(letters, "")
     if script != "Latin" and script in LANGUAGES:
         return Guess(script, LanguageReason.SCRIPT)
@@ -129,7 +132,8 @@ def guess(line: str, context: LyricContext) -> Guess:
 
 
 def _identify(line: str, around: str) -> Guess:
-    evidence = identifier.log_probabilities(_NO_LETTERS.sub(" ", line.lower()).strip()) + _prior()
+    words = dict.fromkeys(_NO_LETTERS.sub(" ", line.lower()).split())  # "la la la" says no more than "la"
+    evidence = identifier.log_probabilities(" ".join(words)) + _prior()
     codes = identifier.languages()
     best = codes[int(np.argmax(evidence))]
     tagged = sorted((float(evidence[codes.index(code)]) for code in LANGUAGES if code != best), reverse=True)
@@ -142,6 +146,15 @@ def _identify(line: str, around: str) -> Guess:
     with np.errstate(over="ignore"):
         share = 1 / np.exp(evidence - evidence[codes.index(best)]).sum()
     return Guess(best, reason, round(float(share), identifier.SCORE_DECIMALS), lead)
+
+
+def _in_japanese_character_set(line: str) -> bool:
+    """Whether Japanese has all its Chinese characters; it lacks most simplified ones."""
+    try:
+        "".join(character for character in line if _script(character) == "Han").encode("euc_jis_2004")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @cache

@@ -33,7 +33,7 @@ _LATIN = "a-zA-Zàáâãäåæçèéêëìíîïðñòóôõöùúûüýþÿđơ
 
 
 def _run(letters: str) -> str:
-    """One or more of: opening marks, letters, then whatever is no word. The marks are no words either, so this is the same in linear time."""
+    """One or more of: opening marks, letters, then whatever is no word; since marks are no words either, in linear time."""
     return rf"[{_OPENING}]*[{letters}][{letters}\W]*"
 
 
@@ -284,5 +284,3 @@ class _LineSegmenter:
 
 def _is_marks(text: str) -> bool:
     return re.search(r"\w", text) is None
-
-

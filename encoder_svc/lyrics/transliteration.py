@@ -42,12 +42,12 @@ def romaja(text: str) -> str:
 
 
 @cache
-def _cutlet() -> Any:  # noqa: ANN401
+def _cutlet() -> Any:
     load("unidic_lite", "Japanese")  # fugashi finds it by itself, but does not say that it is missing
     return load("cutlet", "Japanese").Cutlet()
 
 
 @cache
-def _korean() -> Any:  # noqa: ANN401
+def _korean() -> Any:
     library = load("hangul_romanize", "Korean")
     return library.Transliter(load("hangul_romanize.rule", "Korean").academic)
