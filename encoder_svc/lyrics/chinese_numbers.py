@@ -35,7 +35,8 @@ _PLAIN = re.compile(_NUMBER)
 _LETTER_TWO_LETTER = re.compile(r"([a-zA-Z])二(?=[a-zA-Z])")
 
 _CHINESE_MARKS = (
-    "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃《》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿–—‘’‛“”„‟…‧﹏·〈〉"
+    "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃《》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟"
+    "〰〾〿–—‘’‛“”„‟…‧﹏·〈〉"
 )
 _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + _CHINESE_MARKS, ","))
 _IN_BRACKETS = re.compile(r"(\[[^\[\]]*\])")

@@ -15,17 +15,17 @@ SCORE_DECIMALS = 3
 @lru_cache(maxsize=CACHED_TEXTS)
 def identify(text: str) -> tuple[str, float]:
     """The most probable of all languages, and its probability to three decimals."""
-    scores = log_probabilities(text)
-    best = int(np.argmax(scores))
-    with np.errstate(over="ignore"):  # the share of a hopeless language is 1 / infinity
-        share = 1 / np.exp(scores - scores[best]).sum()
-    return languages()[best], round(float(share), SCORE_DECIMALS)
+    try:
+        language, share = _model().classify(text)
+    except OverflowError:  # it counts in 16 bits, which a long repetitive text exceeds
+        language, share = _model().classify(text, datatype=np.uint32)
+    return language, round(float(share), SCORE_DECIMALS)
 
 
 def log_probabilities(text: str) -> NDArray[np.float64]:
     """For every language, up to a constant: log of its probability given the text. In the order of `languages`."""
     model = _model()
-    features = model.instance2fv(text, datatype=np.uint32)  # the default, uint16, overflows on long repetitive texts
+    features = model.instance2fv(text, datatype=np.uint32)
     present = features.nonzero()[0]  # a line has some dozens of 7480 features
     scores: NDArray[np.float64] = features[present] @ model.nb_ptc[present] + model.nb_pc
     return scores
@@ -39,4 +39,4 @@ def languages() -> tuple[str, ...]:
 @cache
 def _model() -> Any:
     langid = load("py3langid.langid", "every language but English")
-    return langid.LanguageIdentifier.from_pickled_model(langid.MODEL_FILE)
+    return langid.LanguageIdentifier.from_pickled_model(langid.MODEL_FILE, norm_probs=True)

@@ -102,9 +102,7 @@ def spell_numbers(text: str, language: str, rules: LyricRules) -> Spelled:
             warnings.append(NO_AMOUNT)
         if language != "tr" or rules is LyricRules.REVISED:
             spelled = _substitute(_DECIMAL, partial(_decimal, language=language, rules=rules), spelled, rules)
-        spelled = _substitute(
-            _ORDINALS[language], lambda match: _words(_integer(match[1]), language, rules, ordinal=True), spelled, rules
-        )
+        spelled = _substitute(_ORDINALS[language], lambda match: _words(_integer(match[1]), language, rules, ordinal=True), spelled, rules)
         spelled = _substitute(_CARDINAL, lambda match: _words(_integer(match.group()), language, rules), spelled, rules)
     except _Unspeakable:
         return Spelled(text, (STAYED_DIGITS,))

@@ -11,9 +11,9 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import UMT5Config, UMT5EncoderModel
 
 from encoder_svc.encoder import PromptEncoder
-from encoder_svc.lyrics.languages import LANGUAGES, tag
 from encoder_svc.lyrics.vocabulary import STRUCTURE_TAGS
 from encoder_svc.model.lyric_encoder import LyricEncoder, LyricEncoderConfig
+from tests.tiny import write_multilingual_vocabulary
 
 TRANSFORMER_CONFIG = {
     "lyric_encoder_vocab_size": 120,
@@ -52,15 +52,9 @@ def write_lyric_vocabulary() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def multilingual_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A lyric vocabulary of all language tags, with letters of several scripts and a piece that is no English."""
+    """A lyric vocabulary of every language."""
     path = tmp_path_factory.mktemp("vocabulary") / "lyric_vocab.json"
-    specials = ["[STOP]", "[UNK]", "[SPACE]", "[START]", *(tag(language) for language in LANGUAGES), *STRUCTURE_TAGS]
-    letters = LETTERS + "0123456789" + "áßãôœłşıčř" + "абвгдеёжзийклмнопрстуфхцчшщъыьэюя" + "ابتثجحخدذرزسشصضطظعغفقكلمنهويىة" + "हिनदीमत"
-    vocabulary = {name: index for index, name in enumerate(dict.fromkeys([*specials, *letters, "ño"]))}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("ñ", "o")], unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in specials])
-    tokenizer.save(str(path))
+    write_multilingual_vocabulary(path)
     return path
 
 

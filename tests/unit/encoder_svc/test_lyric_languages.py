@@ -9,13 +9,12 @@ from encoder_svc.lyrics import identifier, transliteration
 from encoder_svc.lyrics.languages import LANGUAGES, LanguageReason, LyricRules, tag
 from encoder_svc.lyrics.libraries import MissingLibrary
 from encoder_svc.lyrics.lyric_tokenizer import LyricTokenizer, UnreadableLine
-
-ROWS = 200
+from tests.tiny import MULTILINGUAL_ROWS
 
 
 @pytest.fixture
 def tokenizer(multilingual_vocabulary):
-    return LyricTokenizer(multilingual_vocabulary, ROWS)
+    return LyricTokenizer(multilingual_vocabulary, MULTILINGUAL_ROWS)
 
 
 def tokens(tokenizer, ids):
@@ -106,7 +105,9 @@ def test_the_same_line_under_other_settings_is_not_taken_from_the_cache(tokenize
 
 def test_a_missing_library_names_line_and_extra(tokenizer, monkeypatch):
     monkeypatch.setitem(sys.modules, "pypinyin", None)
-    with pytest.raises(Unimplemented, match=r"line 2, '风吹过空荡的街道': Chinese needs the library pypinyin.*pip install 'acestep-serving\[lyrics\]'"):
+    with pytest.raises(
+        Unimplemented, match=r"line 2, '风吹过空荡的街道': Chinese needs the library pypinyin.*pip install 'acestep-serving\[lyrics\]'"
+    ):
         tokenizer.encode("oh\n风吹过空荡的街道")
 
 

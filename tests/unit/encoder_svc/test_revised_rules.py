@@ -5,6 +5,7 @@ import pytest
 from encoder_svc.lyrics.cleaner import clean
 from encoder_svc.lyrics.languages import LanguageReason, LyricRules
 from encoder_svc.lyrics.lyric_tokenizer import LyricTokenizer
+from tests.tiny import MULTILINGUAL_ROWS
 
 REFERENCE, REVISED = LyricRules.REFERENCE, LyricRules.REVISED
 ENGLISH_SONG = "Streetlamps hum while the city sleeps\nHold the line and let it ring\n"
@@ -14,7 +15,7 @@ JAPANESE_SONG = "夜の街を一人で歩いてる\n雨の日に音楽を聴く�
 
 @pytest.fixture(scope="module")
 def tokenizer(multilingual_vocabulary):
-    return LyricTokenizer(multilingual_vocabulary, 200)
+    return LyricTokenizer(multilingual_vocabulary, MULTILINGUAL_ROWS)
 
 
 def last(tokenizer, lyrics, rules=REVISED):

@@ -53,7 +53,9 @@ def test_quotations_are_one_piece():
 
 
 def test_lines_of_one_language_are_one_segment_with_their_breaks():
-    pieces = [(piece.language, piece.text) for piece in segment("\n\n[verse]\nhold the line\n\n风吹过空荡的街道\n我在雨里等你回来\n").segments]
+    pieces = [
+        (piece.language, piece.text) for piece in segment("\n\n[verse]\nhold the line\n\n风吹过空荡的街道\n我在雨里等你回来\n").segments
+    ]
     assert pieces == [("en", "[verse]\n hold the line\n\n "), ("zh", "风吹过空荡的街道\n我在雨里等你回来\n")]
 
 
