@@ -74,7 +74,8 @@ class _Pattern:
 
 _MANUAL, _KOREAN, _THAI, _RUSSIAN, _NUMBER, _WORDS, _QUOTED, _BRACKETED = "$1", "$6", "$8", "$7", "00", "$5", "$3", "$4"
 _PATTERNS = (
-    _Pattern(_MANUAL, re.compile(r"<([a-zA-Z|-]+)>(.*?)</?\1>")),
+    # The bound keeps hostile lines short; nobody tags more at once.
+    _Pattern(_MANUAL, re.compile(r"<([a-zA-Z|-]{1,50})>(.{0,1000}?)</?\1>")),
     _Pattern(_KOREAN, re.compile(_run("\uac00-\ud7a3"))),
     _Pattern(_THAI, re.compile(_run("\u0e00-\u0e7f"))),
     _Pattern(_RUSSIAN, re.compile(_run("А-Яа-яЁё"))),
@@ -221,18 +222,21 @@ class _LineSegmenter:
 
     def _identify_rest(self, text: str, ends_line: bool) -> None:
         pieces = _MARKS.split(text)
-        glued = ""
+        glued: list[str] = []
+        only_marks = True
         for index, piece in enumerate(pieces):
-            glued += piece
+            glued.append(piece)
+            only_marks = only_marks and _is_marks(piece)
             last = index == len(pieces) - 1
-            if not last and (_is_marks(glued) or _is_marks(pieces[index + 1])):
+            if not last and (only_marks or _is_marks(pieces[index + 1])):
                 continue
-            cleaned = _words(_NUMBERS.sub("", glued))
+            whole = "".join(glued)
+            cleaned = _words(_NUMBERS.sub("", whole))
             if not last and len(cleaned) <= 2:
                 continue
-            language, score = self._decide(glued, cleaned, ends_line and last)
-            self._record(language, glued, score)
-            glued = ""
+            language, score = self._decide(whole, cleaned, ends_line and last)
+            self._record(language, whole, score)
+            glued, only_marks = [], True
 
     def _decide(self, text: str, cleaned: str, ends_line: bool) -> tuple[str, float]:
         language, score = identifier.identify(cleaned)

@@ -1,10 +1,13 @@
+import ast
 import statistics
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from acestep_rpc.errors import InvalidRequest, Unimplemented
+from encoder_svc import lyrics
 from encoder_svc.lyrics import identifier, transliteration
 from encoder_svc.lyrics.languages import LANGUAGES, LanguageReason, LyricRules, tag
 from encoder_svc.lyrics.libraries import MissingLibrary
@@ -129,6 +132,15 @@ def test_a_missing_identifier_is_named(tokenizer, monkeypatch):
     identifier.identify.cache_clear()
     with pytest.raises(Unimplemented, match="needs the library py3langid"):
         tokenizer.encode("hello")
+
+
+def test_no_language_library_is_imported_at_start():
+    libraries = {"py3langid", "pypinyin", "cutlet", "fugashi", "unidic_lite", "hangul_romanize", "num2words"}
+    for path in Path(lyrics.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            assert libraries.isdisjoint(name.partition(".")[0] for name in names), path
 
 
 def test_long_repetitive_text_does_not_overflow_the_identifier():

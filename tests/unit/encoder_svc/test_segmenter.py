@@ -48,6 +48,12 @@ def test_short_chinese_with_a_low_score_is_japanese_unless_it_is_one_character_a
     assert cut("爱") == [("zh", "爱")]
 
 
+def test_many_different_tags_take_linear_time():
+    started = time.process_time()
+    segment_line("".join(f"<{first}{second}{third}>" for first in "abcdefghij" for second in "klmnopqrst" for third in "uvwxyzabcd") * 5)
+    assert time.process_time() - started < 5
+
+
 def test_quotations_are_one_piece():
     assert [language for language, _ in cut("«»'עברית שפה יפה'")] == ["he"]
 
@@ -63,7 +69,7 @@ def test_a_number_is_not_swallowed_across_lines():
     assert [piece.language for piece in segment("风吹过空荡的街道\n1, 2, 3, 4\n[verse]").segments] == ["zh", "en"]
 
 
-@pytest.mark.parametrize("unit", ["a", "a ", "'", '"', "(", "!", "1", "1 ", "在", "<a>", "。", "é.", "ü", "\u0301", "사", "[a] "])
+@pytest.mark.parametrize("unit", ["a", "a ", "'", '"', "(", "!", "1", "1 ", "在", "<a>", "。", "é.", "ü", "\u0301", "사", "[a] ", " ."])
 def test_hostile_lines_take_linear_time(unit):
     started = time.process_time()
     segment_line(unit * 5_000)
