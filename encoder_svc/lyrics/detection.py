@@ -66,4 +66,6 @@ def _detect_by_reference(line: str) -> tuple[str, LanguageReason, float | None]:
         return NOTHING_COUNTED, LanguageReason.DEFAULT, None
     found = ranked[1] if ranked[0] == "en" and len(ranked) > 1 else ranked[0]
     scores = [segment.score for segment in cut.segments if segment.language == found]
+    if not revised_detection.has_letters(line):
+        return found, LanguageReason.DEFAULT, None
     return found, LanguageReason.IDENTIFIED, max(scores, default=None)

@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass, field
 
 from encoder_svc.lyrics import chinese_numbers, identifier
+from encoder_svc.lyrics import line_patterns as patterns
 
 CHINESE_WEIGHT = 2
 """A Chinese character counts as two of another script."""
@@ -27,14 +28,6 @@ _UNDECIDED = {"zh": "zh|ja|…", "ja": "ja|zh|…"}
 """Markers of short texts that are either; they wait for their successor."""
 _SPOKEN_AS_CHINESE = frozenset({"telephone", "number", "currency", "date"})
 """SSML names of things that the reference reads out in Chinese."""
-
-_OPENING = "【《（(“‘\"'"
-_LATIN = "a-zA-Zàáâãäåæçèéêëìíîïðñòóôõöùúûüýþÿđơưăáàảãạắằẳẵặấầẩẫậéèẻẽẹếềểễệíìỉĩịóòỏõọốồổỗộớờởỡợúùủũụứừửữựôâêơưỷỹ"
-
-
-def _run(letters: str) -> str:
-    """One or more of: opening marks, letters, then whatever is no word; since marks are no words either, in linear time."""
-    return rf"[{_OPENING}]*[{letters}][{letters}\W]*"
 
 
 @dataclass(frozen=True)
@@ -59,40 +52,11 @@ class Segmentation:
     counts: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Pattern:
-    """What is cut out as one placeholder.
-
-    Attributes:
-        spares_whole_line: A line that is one single match stays as it is.
-    """
-
-    tag: str
-    expression: re.Pattern[str]
-    spares_whole_line: bool = False
-
-
-_MANUAL, _KOREAN, _THAI, _RUSSIAN, _NUMBER, _WORDS, _QUOTED, _BRACKETED = "$1", "$6", "$8", "$7", "00", "$5", "$3", "$4"
-_PATTERNS = (
-    # The bound keeps hostile lines short; nobody tags more at once.
-    _Pattern(_MANUAL, re.compile(r"<([a-zA-Z|-]{1,50})>(.{0,1000}?)</?\1>")),
-    _Pattern(_KOREAN, re.compile(_run("\uac00-\ud7a3"))),
-    _Pattern(_THAI, re.compile(_run("\u0e00-\u0e7f"))),
-    _Pattern(_RUSSIAN, re.compile(_run("А-Яа-яЁё"))),
-    # Possessive runs and the lookbehind keep this linear on long runs of digits and marks.
-    _Pattern(_NUMBER, re.compile(r"(?:(?<!\W)\W++)?(?<!\d)\d++\W++\d*+\W*+\d*+"), spares_whole_line=True),
-    _Pattern(_WORDS, re.compile(_run(_LATIN))),
-    _Pattern(_QUOTED, re.compile(r"([\"']).*?\1"), spares_whole_line=True),
-    _Pattern(_BRACKETED, re.compile(r"[【《（(“‘][^【《（(“‘’”)）》】]{3,}[’”)）》】]\W*"), spares_whole_line=True),
-)
-_FIXED = {_KOREAN: "ko", _THAI: "th", _RUSSIAN: "ru"}
-_PLACEHOLDER = re.compile(r"(⑥(?:\$[1345678]|00)[0-9]{6}⑥)")
 _SENTENCE = re.compile(r"[^。.?？!！]*[。.?？!！]*\n?")
 _LINE = re.compile(r"[^\n]*\n+|[^\n]+")
 _MARKS = re.compile(r"([^\w\s]+)")
 _NO_WORD = re.compile(r"\W+")
 _REPEATED = re.compile(r"(.)\1+")
-_NUMBERS = re.compile(r"⑥00[0-9]{6}⑥|\d+")
 _CHINESE_CHARACTER = re.compile(r"[\u4e00-\u9fff]")
 _KANA = re.compile(r"[\u3040-\u30ff]")
 _LETTERLESS = re.compile(r"[\W\d]+")
@@ -124,7 +88,7 @@ def segment_line(line: str) -> Segmentation:
         MissingLibrary: The identifier is not installed.
     """
     segmenter = _LineSegmenter()
-    segmenter.read(_PLACEHOLDER.sub("", line))
+    segmenter.read(patterns.PLACEHOLDER.sub("", line))
     return segmenter.result
 
 
@@ -155,27 +119,27 @@ class _LineSegmenter:
     def __init__(self) -> None:
         self.result = Segmentation()
         self._cut: dict[str, re.Match[str]] = {}
-        self._waiting: tuple[str, str] | None = None
+        self._waiting: tuple[str, str, float] | None = None
 
     def read(self, line: str) -> None:
-        for pattern in _PATTERNS:
+        for pattern in patterns.PATTERNS:
             line = self._cut_out(pattern, line)
         self._walk(line, ends_line=True)
 
-    def _cut_out(self, pattern: _Pattern, line: str) -> str:
+    def _cut_out(self, pattern: patterns.LinePattern, line: str) -> str:
         matches = list(pattern.expression.finditer(line))
         if pattern.spares_whole_line and len(matches) == 1 and matches[0].group() == line:
             return line
         pieces, position = [], 0
         for index, match in enumerate(matches):
-            name = f"⑥{pattern.tag}{index:06}⑥"
+            name = patterns.placeholder(pattern.tag, index)
             self._cut[name] = match
             pieces += [line[position : match.start()], name]
             position = match.end()
         return "".join([*pieces, line[position:]])
 
     def _walk(self, text: str, ends_line: bool) -> None:
-        pieces = _PLACEHOLDER.split(text)
+        pieces = patterns.PLACEHOLDER.split(text)
         for index, piece in enumerate(pieces):
             if piece in self._cut:
                 self._handle(piece, ends_line)
@@ -185,15 +149,19 @@ class _LineSegmenter:
     def _handle(self, placeholder: str, ends_line: bool) -> None:
         match = self._cut[placeholder]
         text = match.group()
-        match placeholder[1:3]:
-            case "$1":
+        match patterns.placeholder_tag(placeholder):
+            case patterns.MANUAL:
                 self._record_manual(match[1], match[2])
-            case "$6" | "$7" | "$8" as tag:
-                self._record(_FIXED[tag], text, 1.0)
-            case "00":
+            case patterns.KOREAN:
+                self._record("ko", text, 1.0)
+            case patterns.THAI:
+                self._record("th", text, 1.0)
+            case patterns.RUSSIAN:
+                self._record("ru", text, 1.0)
+            case patterns.NUMBER:
                 first = self.result.segments[:1]
                 self._record(first[0].language if first else "zh", text, 1.0)
-            case "$5":
+            case patterns.LATIN:
                 for sentence in _SENTENCE.findall(text):
                     self._identify(sentence)
             case _:
@@ -208,7 +176,7 @@ class _LineSegmenter:
             self._record(code, text, 1.0)
 
     def _read_quotation(self, text: str, ends_line: bool) -> None:
-        if _PLACEHOLDER.search(text):
+        if patterns.PLACEHOLDER.search(text):
             self._walk(text, ends_line)
         elif len(_collapsed(text)) <= SHORT:
             self._identify_rest(text, ends_line)
@@ -221,6 +189,7 @@ class _LineSegmenter:
             self._record(language, text, score)
 
     def _identify_rest(self, text: str, ends_line: bool) -> None:
+        """Identify unmatched text in pieces between marks; too short ones are glued to the next."""
         pieces = _MARKS.split(text)
         glued: list[str] = []
         only_marks = True
@@ -231,7 +200,7 @@ class _LineSegmenter:
             if not last and (only_marks or _is_marks(pieces[index + 1])):
                 continue
             whole = "".join(glued)
-            cleaned = _words(_NUMBERS.sub("", whole))
+            cleaned = _words(patterns.NUMBER_OR_PLACEHOLDER.sub("", whole))
             if not last and len(cleaned) <= 2:
                 continue
             language, score = self._decide(whole, cleaned, ends_line and last)
@@ -239,6 +208,7 @@ class _LineSegmenter:
             glued, only_marks = [], True
 
     def _decide(self, text: str, cleaned: str, ends_line: bool) -> tuple[str, float]:
+        """Language and score of unmatched text; short Chinese and Japanese may stay undecided until the next segment comes."""
         language, score = identifier.identify(cleaned)
         if language != "zh" and all(_CHINESE_CHARACTER.match(character) for character in cleaned if not character.isspace()):
             language, score = "zh", 1.0
@@ -262,18 +232,19 @@ class _LineSegmenter:
         if not text.strip():
             return
         if self._waiting is not None:
-            marker, waiting_text = self._waiting
+            marker, waiting_text, waiting_score = self._waiting
             self._waiting = None
             first = marker[:2]
-            self._store(first, waiting_text, score)
+            self._store(first, waiting_text, waiting_score)
             if language in marker:
                 language = first
         if language in _UNDECIDED.values():
-            self._waiting = language, text
+            self._waiting = language, text, score
         else:
             self._store(language, text, score)
 
     def _store(self, language: str, text: str, score: float) -> None:
+        """Append a decided segment. What it swallows stays counted for the language that it had."""
         if language == "en":
             text = respaced(text)
         segments = self.result.segments

@@ -66,6 +66,12 @@ def test_a_line_that_begins_with_a_bracket_is_english(tokenizer):
     assert line.unknown_characters == ("你", "好")
 
 
+def test_a_line_without_letters_is_chinese_by_default(tokenizer):
+    (line,) = tokenizer.encode("123").lines
+    assert (line.language, line.detection.reason, line.detection.score) == ("zh", LanguageReason.DEFAULT, None)
+    assert line.normalized_text == "yi1bai3er4shi2san1"
+
+
 def test_a_language_without_a_tag_is_read_as_english_and_named(tokenizer):
     (line,) = tokenizer.encode("Angin bernyanyi di atas laut malam ini").lines
     assert (line.language, line.detection.detected) == ("en", "id")
