@@ -1,9 +1,6 @@
-"""Tiny random networks and a tiny vocabulary for tests. Seeded, so that a failure repeats."""
-
-from pathlib import Path
+"""Tiny random networks for tests. Seeded, so that a failure repeats."""
 
 import torch
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from diffusion_svc.model.config import TransformerConfig
 from diffusion_svc.model.transformer import Transformer
@@ -11,8 +8,6 @@ from diffusion_svc.sampler import Sampler, SamplingRequest
 from diffusion_svc.sampling.guidance import CfgType, GuidanceParams
 from diffusion_svc.sampling.params import SamplingParams, SchedulerType
 from diffusion_svc.tasks import ConditionStates, TaskSpec, TextToMusic
-from encoder_svc.lyrics.languages import LANGUAGES, tag
-from encoder_svc.lyrics.vocabulary import STRUCTURE_TAGS
 
 TEXT_WIDTH, LYRIC_WIDTH = 12, 20
 
@@ -94,17 +89,3 @@ def sample(request: SamplingRequest, sampler: Sampler | None = None) -> list[tor
     while waiting := [song for song in songs if song.pending]:
         sampler.tick(waiting)
     return [song.result for song in songs]
-
-
-MULTILINGUAL_ROWS = 200
-_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789!'(),-.?áßãôœłşıčřéñабвгдеёжзийклмнопрстуфхцчшщъыьэюяابتثجحخدذرزسشصضطظعغفقكلمنهويىةहिनदीमत"
-
-
-def write_multilingual_vocabulary(path: Path) -> None:
-    """Write a lyric vocabulary with all language tags, letters of several scripts and a piece that is no English."""
-    specials = ["[STOP]", "[UNK]", "[SPACE]", "[START]", *(tag(language) for language in LANGUAGES), *STRUCTURE_TAGS]
-    vocabulary = {name: index for index, name in enumerate([*specials, *_LETTERS, "ño"])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("ñ", "o")], unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in specials])
-    tokenizer.save(str(path))

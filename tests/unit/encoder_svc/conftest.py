@@ -13,7 +13,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 from encoder_svc.encoder import PromptEncoder
 from encoder_svc.lyrics.vocabulary import STRUCTURE_TAGS
 from encoder_svc.model.lyric_encoder import LyricEncoder, LyricEncoderConfig
-from tests.tiny import write_multilingual_vocabulary
+from tests.tiny_lyrics import write_multilingual_vocabulary
 
 TRANSFORMER_CONFIG = {
     "lyric_encoder_vocab_size": 120,

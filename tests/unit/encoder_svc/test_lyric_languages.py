@@ -12,7 +12,7 @@ from encoder_svc.lyrics import identifier, transliteration
 from encoder_svc.lyrics.languages import LANGUAGES, LanguageReason, LyricRules, tag
 from encoder_svc.lyrics.libraries import MissingLibrary
 from encoder_svc.lyrics.lyric_tokenizer import LyricTokenizer, UnreadableLine
-from tests.tiny import MULTILINGUAL_ROWS
+from tests.tiny_lyrics import MULTILINGUAL_ROWS
 
 
 @pytest.fixture

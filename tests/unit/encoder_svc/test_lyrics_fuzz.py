@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from acestep_rpc.errors import InvalidRequest
 from encoder_svc.lyrics.languages import LANGUAGES, LyricRules
 from encoder_svc.lyrics.lyric_tokenizer import LyricTokenizer, UnreadableLine
-from tests.tiny import MULTILINGUAL_ROWS
+from tests.tiny_lyrics import MULTILINGUAL_ROWS
 from training.lyric_ids import UnsupportedLanguage, training_lyric_ids
 
 EXAMPLES = int(os.environ.get("LYRIC_FUZZ_EXAMPLES", "100"))

@@ -5,7 +5,7 @@ import pytest
 from encoder_svc.lyrics.cleaner import clean
 from encoder_svc.lyrics.languages import LanguageReason, LyricRules
 from encoder_svc.lyrics.lyric_tokenizer import LyricTokenizer
-from tests.tiny import MULTILINGUAL_ROWS
+from tests.tiny_lyrics import MULTILINGUAL_ROWS
 
 REFERENCE, REVISED = LyricRules.REFERENCE, LyricRules.REVISED
 ENGLISH_SONG = "Streetlamps hum while the city sleeps\nHold the line and let it ring\n"

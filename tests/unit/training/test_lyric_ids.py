@@ -2,7 +2,7 @@ import pytest
 
 from encoder_svc.lyrics.languages import LyricRules
 from encoder_svc.lyrics.lyric_tokenizer import LyricTokenizer
-from tests.tiny import MULTILINGUAL_ROWS, write_multilingual_vocabulary
+from tests.tiny_lyrics import MULTILINGUAL_ROWS, write_multilingual_vocabulary
 from training.init_tokenizers import LYRIC_VOCABULARY_SIZE
 from training.lyric_ids import UnsupportedLanguage, training_lyric_ids
 
