@@ -18,7 +18,7 @@ from acestep_rpc.v1 import encoder_pb2, encoder_pb2_grpc, sampling_pb2, stage_pb
 from encoder_svc.adapters import NAME, AdapterError, AdapterStore
 from encoder_svc.encoder import Conditioning, NullCondition, PromptEncoder
 from encoder_svc.known_tags import KnownTags, ReadTags
-from encoder_svc.lyrics.lyric_tokenizer import LANGUAGES, MAX_LYRIC_CHARACTERS, MAX_LYRIC_TOKENS, EncodedLyrics, LyricTokenizer
+from encoder_svc.lyrics.lyric_tokenizer import MAX_LYRIC_CHARACTERS, MAX_LYRIC_TOKENS, EncodedLyrics, LyricTokenizer
 from encoder_svc.settings import Settings
 from encoder_svc.text_tokenizer import MAX_PROMPT_CHARACTERS, MAX_PROMPT_TOKENS
 from encoder_svc.weights import TEXT_FOLDER, TRANSFORMER_FOLDER, model_digest
@@ -73,7 +73,8 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         trained = {adapter.name for adapter in request.adapters if adapter.use_trained_scale}
         tags, negative_tags = self._read_tags(request.tags, negative_tags)
         loop = asyncio.get_running_loop()
-        lyrics = await loop.run_in_executor(self._worker, self._lyric_tokenizer.encode, request.lyrics)
+        language = request.lyric_options.language if request.lyric_options.HasField("language") else None
+        lyrics = await loop.run_in_executor(self._worker, self._lyric_tokenizer.encode, request.lyrics, language)
         null_condition = _NULL_CONDITIONS[request.null_condition]
         conditioning = await loop.run_in_executor(
             self._worker, self._encode, tags.text, lyrics, null_condition, selections, trained, negative_tags
@@ -126,7 +127,7 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
                 "max_adapters": MAX_ADAPTERS,
             },
             features={
-                "lyric_languages": ",".join(LANGUAGES),
+                "lyric_languages": ",".join(lyric_tokenizer.languages),
                 "structure_tags": ",".join(lyric_tokenizer.vocabulary.structure_tags),
             },
         )
@@ -201,8 +202,6 @@ def _refuse_unknown_enum_values(request: encoder_pb2.EncodePromptRequest) -> Non
 
 def _refuse_what_is_not_built(request: encoder_pb2.EncodePromptRequest) -> None:
     options = request.lyric_options
-    if options.HasField("language") and options.language not in LANGUAGES:
-        raise InvalidRequest("lyric_options.language", options.language, ", ".join(LANGUAGES))
     not_built = {
         "lyric_options.on_line_error SKIP": options.on_line_error == encoder_pb2.LINE_ERROR_POLICY_SKIP,
         "lyric_options.lyric_rules REVISED": options.lyric_rules == encoder_pb2.LYRIC_RULES_REVISED,

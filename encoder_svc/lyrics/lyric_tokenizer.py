@@ -1,25 +1,29 @@
 """Whole lyrics to token ids, with an account of every line.
 
-Only English is built: a line is read as English, and one that cannot be is refused, never dropped. A line break and a word break are
-the same token, and there is no end token: that is how the model was trained.
+A line is read in one language; one that cannot be read is refused, never dropped. A line break and a word break are the same token, and
+there is no end token: that is how the model was trained.
 """
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from acestep_rpc.errors import InvalidRequest
-from encoder_svc.lyrics import english
+from acestep_rpc.errors import InvalidRequest, Unimplemented
+from encoder_svc.lyrics import cleaner, detection, revised_detection
+from encoder_svc.lyrics.detection import Detection
+from encoder_svc.lyrics.languages import LanguageReason, LyricRules, tag
+from encoder_svc.lyrics.libraries import MissingLibrary
+from encoder_svc.lyrics.revised_detection import NO_CONTEXT, LyricContext
 from encoder_svc.lyrics.structure_tags import bracketed, nearest
 from encoder_svc.lyrics.vocabulary import LyricVocabulary
 
 FIELD = "prompt.lyrics"
+LANGUAGE_FIELD = "lyric_options.language"
 MAX_LYRIC_TOKENS = 4096
 MAX_LYRIC_CHARACTERS = 1 << 16
 """Sixteen a token, four times what English needs: longer lyrics are refused before work is spent on them."""
-LANGUAGES = ("en",)
 CACHED_LINES = 4096
 MAX_CACHED_CHARACTERS = 256
 """Length of a line that is kept; choruses repeat, walls of text do not."""
@@ -32,12 +36,17 @@ _LETTERS = frozenset({"Lu", "Ll", "Lt", "Lo"})
 class EncodedLine:
     """What one line became. Blank lines have no language, no text and no ids."""
 
-    language: str
+    detection: Detection
     normalized_text: str
     ids: tuple[int, ...]
     """Without the line break."""
     unknown_characters: tuple[str, ...]
     warnings: tuple[str, ...]
+
+    @property
+    def language(self) -> str:
+        """Code that the line is encoded with."""
+        return self.detection.language
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class UnreadableLine(ValueError):
     """A line cannot be encoded; the message says why."""
 
 
-_BLANK = EncodedLine("", "", (), (), ())
+_BLANK = EncodedLine(Detection("", LanguageReason.BLANK), "", (), (), ())
 
 
 class LyricTokenizer:
@@ -66,73 +75,139 @@ class LyricTokenizer:
     """
 
     def __init__(self, path: Path, embedding_rows: int) -> None:
-        self.vocabulary = LyricVocabulary(path, LANGUAGES, embedding_rows)
-        self._encode_cached = lru_cache(maxsize=CACHED_LINES)(self._encode_english)
+        self.vocabulary = LyricVocabulary(path, embedding_rows)
+        self._encode_cached = lru_cache(maxsize=CACHED_LINES)(self._encode_line)
 
-    def encode(self, lyrics: str) -> EncodedLyrics:
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Codes of the languages that lines can be read in."""
+        return self.vocabulary.languages
+
+    def encode(self, lyrics: str, language: str | None = None, rules: LyricRules = LyricRules.REFERENCE) -> EncodedLyrics:
         r"""Encode lyrics: a start token, then every line followed by a line break. Lines end at \n.
 
+        Args:
+            lyrics: As written.
+            language: Of every line; None: each line's own is found.
+            rules: How lines are read.
         Raises:
-            InvalidRequest: Lines that cannot be read, each named by its number, or too many tokens or characters.
+            InvalidRequest: Lines that cannot be read, each named by its number, too many tokens or characters, an unknown language.
+            Unimplemented: A line's language needs a library that is not installed.
         """
+        if language is not None and language.split("-")[0] not in self.languages:
+            raise InvalidRequest(LANGUAGE_FIELD, language, ", ".join(self.languages))
         if not lyrics:
             return EncodedLyrics([], [])
         if len(lyrics) > MAX_LYRIC_CHARACTERS:
             raise InvalidRequest(FIELD, f"{len(lyrics)} characters", f"at most {MAX_LYRIC_CHARACTERS} characters")
+        return self.encode_lines(lyrics.split("\n"), language, rules)
+
+    def encode_lines(self, lines: Sequence[str], language: str | None = None, rules: LyricRules = LyricRules.REFERENCE) -> EncodedLyrics:
+        """Encode lyrics that are cut into lines; see `encode`."""
+        texts = [line.strip() for line in lines]
         ids = [self.vocabulary.start_id]
-        lines: list[EncodedLine] = []
+        encoded: list[EncodedLine] = []
         violations: list[tuple[str, str]] = []
-        for number, raw in enumerate(lyrics.split("\n"), start=1):
-            text = raw.strip()
-            try:
-                line = self.encode_line(text)
-            except UnreadableLine as reason:
-                violations.append((FIELD, f"line {number}, {_shorten(text)}: {reason}"))
-                if len(violations) == MAX_REPORTED_LINES:
-                    break
-                continue
-            lines.append(line)
-            ids += line.ids
-            ids.append(self.vocabulary.space_id)
+        number, text = 0, ""
+        try:
+            context = NO_CONTEXT if language else self.read_context(texts, rules)
+            for number, text in enumerate(texts, start=1):
+                try:
+                    line = self.encode_line(text, language, rules, context)
+                except UnreadableLine as reason:
+                    violations.append((FIELD, f"line {number}, {shorten(text)}: {reason}"))
+                    if len(violations) == MAX_REPORTED_LINES:
+                        break
+                    continue
+                encoded.append(line)
+                ids += line.ids
+                ids.append(self.vocabulary.space_id)
+        except MissingLibrary as error:
+            where = f"line {number}, {shorten(text)}" if number else "lyrics"
+            raise Unimplemented(f"{where}: {error}", field=FIELD) from error
         if violations:
             raise InvalidRequest.from_violations(violations)
         if len(ids) > MAX_LYRIC_TOKENS:
             raise InvalidRequest(FIELD, f"{len(ids)} tokens", f"at most {MAX_LYRIC_TOKENS} tokens")
-        return EncodedLyrics(ids, lines)
+        return EncodedLyrics(ids, encoded)
 
-    def encode_line(self, text: str) -> EncodedLine:
-        """Encode one line without whitespace around it.
+    def read_context(self, lines: Iterable[str], rules: LyricRules) -> LyricContext:
+        """What the lines say about each other; nothing under rules that look at every line alone.
 
         Raises:
-            UnreadableLine: It cannot be read.
+            MissingLibrary: The identifier is not installed.
         """
-        if not text:
-            return _BLANK
-        return self._encode_cached(text) if len(text) <= MAX_CACHED_CHARACTERS else self._encode_english(text)
+        if rules is LyricRules.REFERENCE or len(self.languages) == 1:
+            return NO_CONTEXT
+        return revised_detection.read_context(line for line in lines if not detection.begins_with_structure_tag(line))
 
-    def _encode_english(self, text: str) -> EncodedLine:
-        controls = [character for character in text if unicodedata.category(character) == "Cc" and character != "\t"]
+    def encode_line(
+        self,
+        text: str,
+        language: str | None = None,
+        rules: LyricRules = LyricRules.REFERENCE,
+        context: LyricContext = NO_CONTEXT,
+    ) -> EncodedLine:
+        """Encode one line.
+
+        Args:
+            text: Without line breaks; whitespace around it is not of the same use in all languages.
+            language: One of `languages`, with or without a region; None: found.
+            rules: How it is read.
+            context: What the lines around it say about it.
+        Raises:
+            UnreadableLine: It cannot be read.
+            MissingLibrary: Its language needs a library that is not installed.
+        """
+        if not text.strip():
+            return _BLANK
+        encode = self._encode_cached if len(text) <= MAX_CACHED_CHARACTERS else self._encode_line
+        return encode(text, language.split("-")[0] if language else None, rules, context)
+
+    def _encode_line(self, text: str, language: str | None, rules: LyricRules, context: LyricContext) -> EncodedLine:
+        controls = [character for character in text if unicodedata.category(character) in ("Cc", "Cs") and not character.isspace()]
         if controls:
             raise UnreadableLine(f"control characters {_listing(controls)} are not allowed")
-        normalized, warnings = english.clean(text)
-        ids, unknown = self.vocabulary.encode("[en]" + normalized)
-        foreign = [letter for letter in normalized if _is_letter(letter) and (letter in unknown or not _is_latin(letter))]
-        if foreign:
-            raise UnreadableLine(f"letters {_listing(foreign)} cannot be read as English; languages built: {', '.join(LANGUAGES)}")
-        warnings += self._unknown_tags(text)
-        return EncodedLine("en", normalized, tuple(ids), tuple(unknown), tuple(warnings))
+        found = self._detect(text, language, rules, context)
+        cleaned = cleaner.clean(text, found.language, rules)
+        ids, unknown = self.vocabulary.encode(tag(found.language) + cleaned.text)
+        if len(self.languages) == 1:
+            _refuse_foreign_letters(cleaned.text, unknown, self.languages[0])
+        warnings = [*cleaned.warnings, *self._unknown_tags(text)]
+        if found.detected and found.detected not in self.languages:
+            warnings.append(f"the line seems to be in {found.detected!r}, which the model has no tag for: it is read as {found.language!r}")
+        return EncodedLine(found, cleaned.text, tuple(ids), tuple(unknown), tuple(warnings))
+
+    def _detect(self, text: str, language: str | None, rules: LyricRules, context: LyricContext) -> Detection:
+        if language is not None:
+            return Detection(language, LanguageReason.REQUESTED)
+        if len(self.languages) == 1:
+            return Detection(self.languages[0], LanguageReason.ONLY_LANGUAGE)
+        return detection.detect(text, self.languages, rules, context)
 
     def _unknown_tags(self, text: str) -> list[str]:
         known = self.vocabulary.structure_tags
         unknown = list(dict.fromkeys(tag for tag in bracketed(text) if not self.vocabulary.is_special(tag.lower())))
         warnings = []
-        for tag in unknown[:MAX_REPORTED_TAGS]:
-            meant = nearest(tag, known)
+        for unknown_tag in unknown[:MAX_REPORTED_TAGS]:
+            meant = nearest(unknown_tag, known)
             hint = f"the nearest known one is {meant}" if meant else f"known: {' '.join(known)}"
-            warnings.append(f"{_shorten(tag)} is not a structure tag that the model knows; {hint}")
+            warnings.append(f"{shorten(unknown_tag)} is not a structure tag that the model knows; {hint}")
         if len(unknown) > MAX_REPORTED_TAGS:
             warnings.append(f"{len(unknown) - MAX_REPORTED_TAGS} more unknown structure tags")
         return warnings
+
+
+def shorten(text: str) -> str:
+    """A line for a message."""
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def _refuse_foreign_letters(normalized: str, unknown: list[str], language: str) -> None:
+    foreign = [letter for letter in normalized if _is_letter(letter) and (letter in unknown or not _is_latin(letter))]
+    if foreign:
+        name = "English" if language == "en" else language
+        raise UnreadableLine(f"letters {_listing(foreign)} cannot be read as {name}; languages built: {language}")
 
 
 def _is_letter(character: str) -> bool:
@@ -147,7 +222,3 @@ def _listing(characters: Iterable[str]) -> str:
     distinct = list(dict.fromkeys(characters))
     more = f" and {len(distinct) - 8} more" if len(distinct) > 8 else ""
     return ", ".join(repr(character) for character in distinct[:8]) + more
-
-
-def _shorten(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")

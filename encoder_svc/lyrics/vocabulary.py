@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from encoder_svc.lyrics.languages import FALLBACK, LANGUAGES, tag
 from encoder_svc.weights import CheckpointError
 
 START, SPACE, UNKNOWN = "[START]", "[SPACE]", "[UNK]"
@@ -28,13 +29,15 @@ class LyricVocabulary:
 
     Args:
         path: JSON of the tokenizers library.
-        languages: Codes whose tags must be there, as "en" for "[en]".
         embedding_rows: Rows of the lyric embedding.
+    Attributes:
+        languages: What it can spell. Pieces of several letters without a single accent were learned from English alone: whatever
+            tags such a vocabulary has, the model knows no other language.
     Raises:
         CheckpointError: The file is unreadable, lacks a special token, or has an id without an embedding.
     """
 
-    def __init__(self, path: Path, languages: tuple[str, ...], embedding_rows: int) -> None:
+    def __init__(self, path: Path, embedding_rows: int) -> None:
         if not path.is_file():
             raise CheckpointError(f"{path} is missing")
         try:
@@ -42,7 +45,7 @@ class LyricVocabulary:
         except Exception as error:  # the library raises nothing more specific
             raise CheckpointError(f"{path} cannot be read: {error}") from error
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
-        for name in (START, SPACE, UNKNOWN, *(f"[{language}]" for language in languages)):
+        for name in (START, SPACE, UNKNOWN, tag(FALLBACK)):
             if name not in vocabulary:
                 raise CheckpointError(f"{path} has no token {name}")
         largest = max(vocabulary, key=vocabulary.__getitem__)
@@ -50,8 +53,10 @@ class LyricVocabulary:
             raise CheckpointError(f"{path} gives {largest!r} id {vocabulary[largest]}, the lyric embedding has {embedding_rows} rows")
         self.start_id = vocabulary[START]
         self.space_id = vocabulary[SPACE]
-        self._unknown_id = vocabulary[UNKNOWN]
+        self.unknown_id = vocabulary[UNKNOWN]
         self._special = {token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special}
+        only_english = all(len(piece) == 1 or piece.isascii() for piece in vocabulary)
+        self.languages = (FALLBACK,) if only_english else tuple(code for code in LANGUAGES if tag(code) in vocabulary)
         self.structure_tags = tuple(tag for tag in STRUCTURE_TAGS if tag in vocabulary)
 
     def is_special(self, text: str) -> bool:
@@ -68,6 +73,6 @@ class LyricVocabulary:
         encoding = self._tokenizer.encode(spaced)
         unknown: dict[str, None] = {}
         for token_id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
-            if token_id == self._unknown_id:
+            if token_id == self.unknown_id:
                 unknown.update(dict.fromkeys(spaced[start:stop]))
         return encoding.ids, list(unknown)

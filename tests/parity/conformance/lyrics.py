@@ -1,57 +1,75 @@
 """Lyrics to token ids. Needs the official vocabulary, which is not part of this project, beside the recordings."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from encoder_svc.lyrics.lyric_tokenizer import LyricTokenizer
-from training.init_tokenizers import LANGUAGE_IDS
+from encoder_svc.lyrics import segmenter
+from encoder_svc.lyrics.lyric_tokenizer import EncodedLine, LyricTokenizer
 from training.lyric_ids import training_lyric_ids
 
 EMBEDDING_ROWS = 6693
-_LATER = "lyrics in every language, issue 4/7"
 
 
 def cases(recordings: Path, vocabulary: Path) -> Iterator[tuple[str, Callable[[], Mapping[str, Tensor]], Mapping[str, Tensor], str]]:
-    """English snippets read as English, and lyrics of training in one English segment; the rest comes with language detection."""
+    """Every recording: lines and whole lyrics in the language that is found, snippets in a given one, and ids of training."""
     recorded = json.loads(recordings.read_text())
-    english = [entry for entry in recorded["forced_language"] if entry["lang"] == "en"]
-    expected = {f"{number} {entry['text']}": torch.tensor(entry["ids"]) for number, entry in enumerate(english)}
-    yield "lyrics.forced_language.en", lambda: _ids(vocabulary, english), expected, ""
-    segments = {f"{number}": entry for number, entry in enumerate(recorded["lyrics"]) if _is_one_english_segment(entry)}
-    expected_training = {number: torch.tensor(entry["training_ids"]) for number, entry in segments.items()}
-    yield "lyrics.training_ids.en", lambda: _training_ids(vocabulary, segments), expected_training, ""
-    left = {
-        "forced_language.others": len(recorded["forced_language"]) - len(english),
-        "lines": len(recorded["lines"]),
-        "lyrics": len(recorded["lyrics"]),
-        "training_ids.others": len(recorded["lyrics"]) - len(segments),
-    }
-    for name, number in left.items():
-        yield f"lyrics.{name}", dict, {}, f"{number} recordings; {_LATER}"
+
+    def tokenizer() -> LyricTokenizer:
+        return LyricTokenizer(vocabulary, EMBEDDING_ROWS)
+
+    def ids_of(encode: Callable[[LyricTokenizer, Any], list[int]], entries: list[Any]) -> Callable[[], Mapping[str, Tensor]]:
+        def run() -> Mapping[str, Tensor]:
+            ours = tokenizer()
+            return {_name(number, entry): torch.tensor(encode(ours, entry)) for number, entry in enumerate(entries)}
+
+        return run
+
+    def expected(entries: list[Any], key: str) -> Mapping[str, Tensor]:
+        return {_name(number, entry): torch.tensor(entry[key]) for number, entry in enumerate(entries)}
+
+    for kind, encode, key in (
+        ("lines", _line, "ids"),
+        ("forced_language", _forced, "ids"),
+        ("lyrics", _lyrics, "ids"),
+        ("lyrics", _training, "training_ids"),
+    ):
+        entries = recorded[kind]
+        yield f"lyrics.{key if key != 'ids' else kind}", ids_of(encode, entries), expected(entries, key), ""
 
 
-def _ids(vocabulary: Path, entries: Sequence[Mapping[str, Any]]) -> Mapping[str, Tensor]:
-    tokenizer = LyricTokenizer(vocabulary, EMBEDDING_ROWS)
-    outputs = {}
-    for number, entry in enumerate(entries):
-        (line,) = tokenizer.encode(entry["text"]).lines
-        assert line.normalized_text == entry["normalised"], (line.normalized_text, entry["normalised"])
-        outputs[f"{number} {entry['text']}"] = torch.tensor(line.ids)
-    return outputs
+def _name(number: int, entry: Mapping[str, Any]) -> str:
+    return f"{number} {entry.get('text', entry.get('lyrics'))!r}"
 
 
-def _is_one_english_segment(entry: Mapping[str, Any]) -> bool:
-    """Whether all of the lyrics was encoded as English in one piece: digits and carriage returns are where the detector cuts."""
-    others = set(LANGUAGE_IDS.values()) - {LANGUAGE_IDS["[en]"]}
-    cut = any(character.isdigit() or character == "\r" for character in entry["lyrics"])
-    return not cut and others.isdisjoint(entry["training_ids"])
+def _line(tokenizer: LyricTokenizer, entry: Mapping[str, Any]) -> list[int]:
+    """Ids of a line in the language found, which has to be the recorded one, segments and counts included."""
+    (line,) = tokenizer.encode(entry["text"]).lines
+    cut = segmenter.segment_line(entry["text"].strip())
+    counts = sorted(cut.counts.items(), key=lambda item: -item[1]) or [("zh", 0)]
+    assert [list(count) for count in counts] == entry["counts"], (entry["text"], counts)
+    assert [[segment.language, segment.text] for segment in cut.segments] == entry["segments"], (entry["text"], cut.segments)
+    assert line.language == entry["encode_lang"], (entry["text"], line.detection)
+    return _checked(line, entry)
 
 
-def _training_ids(vocabulary: Path, entries: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Tensor]:
-    tokenizer = LyricTokenizer(vocabulary, EMBEDDING_ROWS)
-    return {name: torch.tensor(training_lyric_ids(entry["lyrics"], tokenizer).ids) for name, entry in entries.items()}
+def _forced(tokenizer: LyricTokenizer, entry: Mapping[str, Any]) -> list[int]:
+    return _checked(tokenizer.encode_line(entry["text"], entry["lang"]), entry)
+
+
+def _checked(line: EncodedLine, entry: Mapping[str, Any]) -> list[int]:
+    assert line.normalized_text == entry["normalised"], (entry["text"], line.normalized_text, entry["normalised"])
+    return list(line.ids)
+
+
+def _lyrics(tokenizer: LyricTokenizer, entry: Mapping[str, Any]) -> list[int]:
+    """Ids of whole lyrics. Empty ones are one blank line here: both the reference and we go around the tokenizer for them."""
+    return tokenizer.encode_lines(entry["lyrics"].split("\n")).ids
+
+
+def _training(tokenizer: LyricTokenizer, entry: Mapping[str, Any]) -> list[int]:
+    return list(training_lyric_ids(entry["lyrics"], tokenizer).ids)

@@ -13,6 +13,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 from encoder_svc.encoder import PromptEncoder
 from encoder_svc.lyrics.vocabulary import STRUCTURE_TAGS
 from encoder_svc.model.lyric_encoder import LyricEncoder, LyricEncoderConfig
+from tests.tiny_lyrics import write_multilingual_vocabulary
 
 TRANSFORMER_CONFIG = {
     "lyric_encoder_vocab_size": 120,
@@ -47,6 +48,14 @@ def write_lyric_vocabulary() -> Callable[..., None]:
         tokenizer.save(str(path))
 
     return write
+
+
+@pytest.fixture(scope="session")
+def multilingual_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lyric vocabulary of every language."""
+    path = tmp_path_factory.mktemp("vocabulary") / "lyric_vocab.json"
+    write_multilingual_vocabulary(path)
+    return path
 
 
 def _write_text_tokenizer(folder: Path) -> None:

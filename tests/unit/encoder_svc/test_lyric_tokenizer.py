@@ -3,7 +3,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from acestep_rpc.errors import InvalidRequest
-from encoder_svc.lyrics import english
+from encoder_svc.lyrics import cleaner
+from encoder_svc.lyrics.languages import LanguageReason
 from encoder_svc.lyrics.lyric_tokenizer import LyricTokenizer
 
 START, SPACE, EN, UNKNOWN = 4, 2, 3, 1
@@ -51,6 +52,12 @@ def test_every_line_is_accounted_for(tokenizer):
     ]
     assert encoded.lines[3].unknown_characters == ("+",)
     assert 1 + sum(len(line.ids) + 1 for line in encoded.lines) == len(encoded.ids)
+
+
+def test_a_vocabulary_of_english_pieces_reads_everything_as_english(tokenizer):
+    assert tokenizer.languages == ("en",)
+    (line,) = tokenizer.encode("La la la").lines
+    assert (line.language, line.detection.reason) == ("en", LanguageReason.ONLY_LANGUAGE)
 
 
 def test_unknown_structure_tags_are_warned_of_with_the_nearest(tokenizer):
@@ -126,8 +133,8 @@ def test_many_unknown_tags_are_counted(tokenizer):
 
 def test_repeated_lines_are_cleaned_once(tokenizer, monkeypatch):
     cleaned = []
-    clean = english.clean
-    monkeypatch.setattr(english, "clean", lambda text: (cleaned.append(text), clean(text))[1])
+    clean = cleaner.clean
+    monkeypatch.setattr(cleaner, "clean", lambda text, *rest: (cleaned.append(text), clean(text, *rest))[1])
     tokenizer.encode("oh\nla\noh\n  oh")
     tokenizer.encode("la")
     assert cleaned == ["oh", "la"]
