@@ -6,18 +6,20 @@ import time
 import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc.aio
 import torch
 
 from acestep_rpc import adapter_service, telemetry
-from acestep_rpc.errors import InvalidRequest, Unimplemented
+from acestep_rpc.errors import InvalidRequest
 from acestep_rpc.server import Registration
 from acestep_rpc.torch_tensor import pack
-from acestep_rpc.v1 import encoder_pb2, encoder_pb2_grpc, sampling_pb2, stage_pb2, stage_pb2_grpc, tensor_pb2
+from acestep_rpc.v1 import encoder_pb2, encoder_pb2_grpc, lyrics_pb2_grpc, sampling_pb2, stage_pb2, stage_pb2_grpc, tensor_pb2
 from encoder_svc.adapters import NAME, AdapterError, AdapterStore
 from encoder_svc.encoder import Conditioning, NullCondition, PromptEncoder
 from encoder_svc.known_tags import KnownTags, ReadTags
+from encoder_svc.lyric_service import DEFAULT_RULES, LyricsServicer, lyric_lines, lyric_rules, read_lyrics
 from encoder_svc.lyrics.lyric_tokenizer import MAX_LYRIC_CHARACTERS, MAX_LYRIC_TOKENS, EncodedLyrics, LyricTokenizer
 from encoder_svc.settings import Settings
 from encoder_svc.text_tokenizer import MAX_PROMPT_CHARACTERS, MAX_PROMPT_TOKENS
@@ -26,6 +28,8 @@ from encoder_svc.weights import TEXT_FOLDER, TRANSFORMER_FOLDER, model_digest
 MAX_ADAPTERS = 8
 MAX_ADAPTER_SCALE = 3.0
 PACKAGES = ("torch", "transformers", "tokenizers", "num2words")
+LIBRARIES = ("py3langid", "pypinyin", "cutlet", "fugashi", "unidic-lite", "hangul-romanize", "anyascii")
+"""Of languages, where they are installed: their versions decide token ids."""
 _NULL_CONDITIONS = {
     encoder_pb2.NULL_CONDITION_UNSPECIFIED: NullCondition.NONE,
     encoder_pb2.NULL_CONDITION_ZEROS: NullCondition.ZEROS,
@@ -64,8 +68,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         self, request: encoder_pb2.EncodePromptRequest, context: grpc.aio.ServicerContext[object, object]
     ) -> encoder_pb2.EncodePromptResponse:
         """Tokenise, encode, pack; cancellation takes effect between the three."""
-        _refuse_unknown_enum_values(request)
-        _refuse_what_is_not_built(request)
+        _refuse_unknown_enum_value("null_condition", request.null_condition, encoder_pb2.NullCondition)
         _refuse_control_characters("prompt.tags", request.tags)
         _refuse_control_characters("prompt.negative_tags", request.negative_tags)
         negative_tags = _negative_tags(request)
@@ -73,13 +76,13 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         trained = {adapter.name for adapter in request.adapters if adapter.use_trained_scale}
         tags, negative_tags = self._read_tags(request.tags, negative_tags)
         loop = asyncio.get_running_loop()
-        language = request.lyric_options.language if request.lyric_options.HasField("language") else None
-        lyrics = await loop.run_in_executor(self._worker, self._lyric_tokenizer.encode, request.lyrics, language)
+        lyrics = await loop.run_in_executor(self._worker, read_lyrics, self._lyric_tokenizer, request.lyrics, request.lyric_options)
         null_condition = _NULL_CONDITIONS[request.null_condition]
         conditioning = await loop.run_in_executor(
             self._worker, self._encode, tags.text, lyrics, null_condition, selections, trained, negative_tags
         )
-        return await loop.run_in_executor(self._worker, _to_response, conditioning, lyrics, tags)
+        rules = lyric_rules(request.lyric_options)
+        return await loop.run_in_executor(self._worker, _to_response, conditioning, lyrics, tags, rules)
 
     def _read_tags(self, tags: str, negative_tags: str | None) -> tuple[ReadTags, str | None]:
         """Both in the checkpoint's words, and what became of them."""
@@ -118,7 +121,7 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
             model_digest=digest,
             dtype=str(encoder.dtype).removeprefix("torch."),
             device=str(encoder.device),
-            versions={name: importlib.metadata.version(name) for name in PACKAGES},
+            versions={name: version for name in PACKAGES + LIBRARIES if (version := _version(name))},
             limits={
                 "max_prompt_tokens": MAX_PROMPT_TOKENS,
                 "max_prompt_characters": MAX_PROMPT_CHARACTERS,
@@ -128,6 +131,8 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
             },
             features={
                 "lyric_languages": ",".join(lyric_tokenizer.languages),
+                "transliterated_lyric_languages": ",".join(lyric_tokenizer.transliterated_languages),
+                "lyric_rules": encoder_pb2.LyricRules.Name(DEFAULT_RULES),
                 "structure_tags": ",".join(lyric_tokenizer.vocabulary.structure_tags),
             },
         )
@@ -159,6 +164,9 @@ async def load(settings: Settings) -> Sequence[Registration]:
             EncoderServicer(encoder, lyric_tokenizer, adapters, worker, KnownTags.load(settings.checkpoint)),
             encoder_pb2_grpc.add_EncoderServiceServicer_to_server,
         ),
+        Registration(
+            "acestep_rpc.v1.LyricsService", LyricsServicer(lyric_tokenizer, worker), lyrics_pb2_grpc.add_LyricsServiceServicer_to_server
+        ),
         Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server),
         adapter_service.registration(adapters, worker),
     )
@@ -182,6 +190,13 @@ def _load(settings: Settings) -> tuple[PromptEncoder, LyricTokenizer, str, Adapt
     return encoder, lyric_tokenizer, digest, adapters
 
 
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
 def _choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """What the setting names; for "auto" bfloat16 where the device does it fast."""
     if name != "auto":
@@ -190,26 +205,9 @@ def _choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def _refuse_unknown_enum_values(request: encoder_pb2.EncodePromptRequest) -> None:
-    for field, value, values in (
-        ("null_condition", request.null_condition, encoder_pb2.NullCondition),
-        ("lyric_options.on_line_error", request.lyric_options.on_line_error, encoder_pb2.LineErrorPolicy),
-        ("lyric_options.lyric_rules", request.lyric_options.lyric_rules, encoder_pb2.LyricRules),
-    ):
-        if value not in values.values():
-            raise InvalidRequest(field, value, ", ".join(values.keys()))
-
-
-def _refuse_what_is_not_built(request: encoder_pb2.EncodePromptRequest) -> None:
-    options = request.lyric_options
-    not_built = {
-        "lyric_options.on_line_error SKIP": options.on_line_error == encoder_pb2.LINE_ERROR_POLICY_SKIP,
-        "lyric_options.lyric_rules REVISED": options.lyric_rules == encoder_pb2.LYRIC_RULES_REVISED,
-        "lyric_options.tag_normalization": options.tag_normalization,
-    }
-    for name, asked in not_built.items():
-        if asked:
-            raise Unimplemented(f"{name} is not built yet", field=name)
+def _refuse_unknown_enum_value(field: str, value: int, values: Any) -> None:
+    if value not in values.values():
+        raise InvalidRequest(field, value, ", ".join(values.keys()))
 
 
 def read_adapters(selections: Sequence[sampling_pb2.AdapterSelection]) -> list[tuple[str, float]]:
@@ -253,7 +251,9 @@ def _refuse_control_characters(field: str, tags: str) -> None:
         raise InvalidRequest(field, "".join(controls), "text without control characters")
 
 
-def _to_response(conditioning: Conditioning, lyrics: EncodedLyrics, tags: ReadTags) -> encoder_pb2.EncodePromptResponse:
+def _to_response(
+    conditioning: Conditioning, lyrics: EncodedLyrics, tags: ReadTags, rules: encoder_pb2.LyricRules
+) -> encoder_pb2.EncodePromptResponse:
     def packed(tensor: torch.Tensor | None) -> tensor_pb2.Tensor | None:
         return None if tensor is None else pack(tensor)
 
@@ -266,17 +266,8 @@ def _to_response(conditioning: Conditioning, lyrics: EncodedLyrics, tags: ReadTa
             null_lyric_hidden_states=packed(conditioning.null_lyric_hidden_states),
             null_lyric_attention_mask=packed(conditioning.null_lyric_attention_mask),
         ),
-        lines=[
-            encoder_pb2.LyricLine(
-                line_number=number,
-                language=line.language,
-                normalized_text=line.normalized_text,
-                token_count=len(line.ids) + 1,
-                unknown_characters=line.unknown_characters,
-                warnings=line.warnings,
-            )
-            for number, line in enumerate(lyrics.lines, start=1)
-        ],
+        lines=lyric_lines(lyrics),
         tags=tags.text,
         tag_warnings=tags.warnings,
+        lyric_rules=rules,
     )

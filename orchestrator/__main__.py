@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from acestep_rpc.server import Registration, run
 from acestep_rpc.settings import SettingsError, from_environment
-from acestep_rpc.v1 import adapter_pb2_grpc, music_pb2_grpc
+from acestep_rpc.v1 import adapter_pb2_grpc, lyrics_pb2_grpc, music_pb2_grpc
 from orchestrator.adapters import AdapterServicer
 from orchestrator.assets import AssetStore
+from orchestrator.lyrics import LyricsServicer
 from orchestrator.servicer import MusicServicer
 from orchestrator.settings import PREFIX, Settings
 from orchestrator.sources import Sources
@@ -32,6 +33,7 @@ async def _build(settings: Settings, store: str) -> Sequence[Registration]:
     return (
         Registration("acestep_rpc.v1.MusicService", servicer, music_pb2_grpc.add_MusicServiceServicer_to_server),
         Registration("acestep_rpc.v1.AdapterService", AdapterServicer(stages), adapter_pb2_grpc.add_AdapterServiceServicer_to_server),
+        Registration("acestep_rpc.v1.LyricsService", LyricsServicer(stages), lyrics_pb2_grpc.add_LyricsServiceServicer_to_server),
     )
 
 

@@ -41,4 +41,5 @@ async def load(
         vae=vae["acestep_rpc.v1.VaeService"],
         describers=[stage["acestep_rpc.v1.StageService"] for stage in stubs],
         adapters=[stage["acestep_rpc.v1.AdapterService"] for stage in (encoder, diffusion)],
+        lyrics=encoder["acestep_rpc.v1.LyricsService"],
     )

@@ -237,11 +237,7 @@ def _adapters(request: music_pb2.GenerateRequest, problems: Problems) -> tuple[s
 
 
 def _refuse_what_is_not_built(request: music_pb2.GenerateRequest) -> None:
-    options = request.prompt.lyric_options
     not_built = {
-        "prompt.lyric_options.on_line_error SKIP": options.on_line_error == encoder_pb2.LINE_ERROR_POLICY_SKIP,
-        "prompt.lyric_options.lyric_rules REVISED": options.lyric_rules == encoder_pb2.LYRIC_RULES_REVISED,
-        "prompt.lyric_options.tag_normalization": options.tag_normalization,
         "output.preview": request.output.HasField("preview"),
         "priority other than NORMAL": request.priority not in (music_pb2.PRIORITY_UNSPECIFIED, music_pb2.PRIORITY_NORMAL),
     }

@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf import struct_pb2
 
 import acestep_rpc
-from acestep_rpc.v1 import music_pb2, sampling_pb2, stage_pb2
+from acestep_rpc.v1 import encoder_pb2, music_pb2, sampling_pb2, stage_pb2
 from orchestrator.corrections import corrections
 from orchestrator.lyric_diff import diff_lyrics
 from orchestrator.plan import Plan
@@ -65,6 +65,7 @@ def write_receipt(
         "actual_seeds": [plan.seeds[variant_index]],
         "prompt": plan.tags,
         "lyrics": plan.lyrics,
+        **_lyric_fields(plan.lyric_options, descriptions[0]),
         "negative_prompt": plan.negative_tags,
         "audio_duration": audio_duration,
         "duration_seconds": duration_seconds,
@@ -90,13 +91,25 @@ def write_receipt(
         "timecosts": {name: round(seconds, 4) for name, seconds in vars(timecosts).items()},
         "stages": {description.stage: _stage(description) for description in descriptions},
         "version": acestep_rpc.__version__,
-        **_task_fields(plan, variant_index),
+        **_task_fields(plan, variant_index, descriptions[0]),
     }
     if splice is not None:
         fields |= {"splice": splice.describe(), "kept_snr_db": splice.kept_snr_db()}
     receipt = struct_pb2.Struct()
     receipt.update(fields)
     return receipt
+
+
+def _lyric_fields(options: encoder_pb2.LyricOptions, encoder: stage_pb2.DescribeResponse) -> dict[str, Any]:
+    """How lyrics were read."""
+    rules = encoder_pb2.LyricRules.Name(options.lyric_rules) if options.lyric_rules else encoder.features["lyric_rules"]
+    policy = options.on_line_error or encoder_pb2.LINE_ERROR_POLICY_FAIL
+    return {
+        "lyric_rules": _short(rules, "LYRIC_RULES_"),
+        "lyric_language": options.language if options.HasField("language") else None,
+        "on_line_error": _short(encoder_pb2.LineErrorPolicy.Name(policy), "LINE_ERROR_POLICY_"),
+        "tag_normalization": options.tag_normalization,
+    }
 
 
 def _adapter_fields(plan: Plan) -> dict[str, Any]:
@@ -107,7 +120,7 @@ def _adapter_fields(plan: Plan) -> dict[str, Any]:
     return {"lora_name_or_path": plan.adapters[0].name, "lora_weight": plan.adapters[0].scale, "adapters": adapters}
 
 
-def _task_fields(plan: Plan, variant_index: int) -> dict[str, Any]:
+def _task_fields(plan: Plan, variant_index: int, encoder: stage_pb2.DescribeResponse) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     task = plan.task
     match task:
@@ -126,6 +139,7 @@ def _task_fields(plan: Plan, variant_index: int) -> dict[str, Any]:
             fields = {"task": "edit", "edit_target_prompt": task.tags, "edit_target_lyrics": task.lyrics}
             fields["lyric_changes"] = [_lyric_change(change) for change in diff_lyrics(plan.lyrics, task.lyrics)]
             fields["edit_target_negative_prompt"] = task.negative_tags
+            fields |= {f"edit_target_{name}": value for name, value in _lyric_fields(task.lyric_options, encoder).items()}
             fields |= {"edit_n_min": task.edit_n_min, "edit_n_max": task.edit_n_max, "edit_n_avg": task.edit_n_avg}
         case AudioToAudio():
             fields = {"task": "audio2audio", "audio2audio_enable": True, "ref_audio_strength": task.ref_audio_strength}

@@ -86,6 +86,8 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
             cfg_types=plan.CFG_TYPES,
             formats=plan.FORMATS,
             lyric_languages=_names(encoder.features["lyric_languages"]),
+            transliterated_lyric_languages=_names(encoder.features["transliterated_lyric_languages"]),
+            lyric_rules=encoder.features["lyric_rules"],
             adapters=_names(diffusion.features["adapters"]),
             structure_tags=_names(encoder.features["structure_tags"]),
             max_prompt_tokens=int(encoder.limits["max_prompt_tokens"]),

@@ -17,6 +17,8 @@ from acestep_rpc.v1 import (
     diffusion_pb2_grpc,
     encoder_pb2,
     encoder_pb2_grpc,
+    lyrics_pb2,
+    lyrics_pb2_grpc,
     sampling_pb2,
     stage_pb2,
     stage_pb2_grpc,
@@ -38,6 +40,7 @@ class Stages:
         describers: Stubs of StageService of encoder, diffusion and vae.
         close: Called at the end.
         adapters: Stubs of AdapterService of encoder and diffusion.
+        lyrics: Stub of LyricsService; None: nobody previews lyrics.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Stages:
         describers: Sequence[Any],
         close: Callable[[], Awaitable[None]] | None = None,
         adapters: Sequence[Any] = (),
+        lyrics: Any = None,
     ) -> None:
         self._encoder = encoder
         self._diffusion = diffusion
@@ -56,6 +60,7 @@ class Stages:
         self._close = close
         self.adapters = adapters
         """Stubs of AdapterService, of the stages that hold adapters."""
+        self._lyrics = lyrics
 
     async def describe(self, deadline: float | None) -> list[stage_pb2.DescribeResponse]:
         """What the encoder, the diffusion and the vae stage are."""
@@ -72,6 +77,11 @@ class Stages:
     async def encode(self, request: encoder_pb2.EncodePromptRequest, deadline: float | None) -> encoder_pb2.EncodePromptResponse:
         """Encode a prompt; tried twice."""
         response: encoder_pb2.EncodePromptResponse = await _twice(lambda: self._encoder.EncodePrompt(request, timeout=_timeout(deadline)))
+        return response
+
+    async def preview_lyrics(self, request: lyrics_pb2.PreviewRequest, deadline: float | None) -> lyrics_pb2.PreviewResponse:
+        """Read lyrics; tried twice."""
+        response: lyrics_pb2.PreviewResponse = await _twice(lambda: self._lyrics.Preview(request, timeout=_timeout(deadline)))
         return response
 
     def sample(self, request: diffusion_pb2.SampleRequest, deadline: float | None) -> AsyncGenerator[diffusion_pb2.SampleResponse, None]:
@@ -150,6 +160,7 @@ def connect_stages(encoder: str, diffusion: str, vae: str, ready_seconds: float 
         describers=[stub(stage_pb2_grpc.StageServiceStub, target) for target in (encoder, diffusion, vae)],
         close=close,
         adapters=[stub(adapter_pb2_grpc.AdapterServiceStub, target) for target in (encoder, diffusion)],
+        lyrics=stub(lyrics_pb2_grpc.LyricsServiceStub, encoder),
     )
 
 

@@ -26,19 +26,19 @@ from acestep_rpc.v1 import sampling_pb2 as acestep__rpc_dot_v1_dot_sampling__pb2
 from acestep_rpc.v1 import tensor_pb2 as acestep__rpc_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61\x63\x65step_rpc/v1/encoder.proto\x12\x0e\x61\x63\x65step_rpc.v1\x1a\x1d\x61\x63\x65step_rpc/v1/sampling.proto\x1a\x1b\x61\x63\x65step_rpc/v1/tensor.proto\"\xd1\x01\n\x0cLyricOptions\x12\x15\n\x08language\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x36\n\ron_line_error\x18\x02 \x01(\x0e\x32\x1f.acestep_rpc.v1.LineErrorPolicy\x12/\n\x0blyric_rules\x18\x03 \x01(\x0e\x32\x1a.acestep_rpc.v1.LyricRules\x12\x1e\n\x11tag_normalization\x18\x04 \x01(\x08H\x01\x88\x01\x01\x42\x0b\n\t_languageB\x14\n\x12_tag_normalization\"\x81\x02\n\x13\x45ncodePromptRequest\x12\x0c\n\x04tags\x18\x01 \x01(\t\x12\x0e\n\x06lyrics\x18\x02 \x01(\t\x12\x33\n\rlyric_options\x18\x03 \x01(\x0b\x32\x1c.acestep_rpc.v1.LyricOptions\x12\x35\n\x0enull_condition\x18\x04 \x01(\x0e\x32\x1d.acestep_rpc.v1.NullCondition\x12\x1a\n\rnegative_tags\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x32\n\x08\x61\x64\x61pters\x18\x06 \x03(\x0b\x32 .acestep_rpc.v1.AdapterSelectionB\x10\n\x0e_negative_tags\"\xdb\x02\n\x0c\x43onditioning\x12\x32\n\x12text_hidden_states\x18\x01 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12\x33\n\x13lyric_hidden_states\x18\x02 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12\x34\n\x14lyric_attention_mask\x18\x03 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12\x37\n\x17null_text_hidden_states\x18\x04 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12\x38\n\x18null_lyric_hidden_states\x18\x05 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12\x39\n\x19null_lyric_attention_mask\x18\x06 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\"\x8e\x01\n\tLyricLine\x12\x13\n\x0bline_number\x18\x01 \x01(\r\x12\x10\n\x08language\x18\x02 \x01(\t\x12\x17\n\x0fnormalized_text\x18\x03 \x01(\t\x12\x13\n\x0btoken_count\x18\x04 \x01(\r\x12\x1a\n\x12unknown_characters\x18\x05 \x03(\t\x12\x10\n\x08warnings\x18\x06 \x03(\t\"\x98\x01\n\x14\x45ncodePromptResponse\x12\x32\n\x0c\x63onditioning\x18\x01 \x01(\x0b\x32\x1c.acestep_rpc.v1.Conditioning\x12(\n\x05lines\x18\x02 \x03(\x0b\x32\x19.acestep_rpc.v1.LyricLine\x12\x0c\n\x04tags\x18\x03 \x01(\t\x12\x14\n\x0ctag_warnings\x18\x04 \x03(\t*l\n\x0fLineErrorPolicy\x12!\n\x1dLINE_ERROR_POLICY_UNSPECIFIED\x10\x00\x12\x1a\n\x16LINE_ERROR_POLICY_FAIL\x10\x01\x12\x1a\n\x16LINE_ERROR_POLICY_SKIP\x10\x02*]\n\nLyricRules\x12\x1b\n\x17LYRIC_RULES_UNSPECIFIED\x10\x00\x12\x19\n\x15LYRIC_RULES_REFERENCE\x10\x01\x12\x17\n\x13LYRIC_RULES_REVISED\x10\x02*\xa5\x01\n\rNullCondition\x12\x1e\n\x1aNULL_CONDITION_UNSPECIFIED\x10\x00\x12\x18\n\x14NULL_CONDITION_ZEROS\x10\x01\x12\"\n\x1eNULL_CONDITION_WEAKENED_LYRICS\x10\x02\x12\x1b\n\x17NULL_CONDITION_WEAKENED\x10\x03\x12\x19\n\x15NULL_CONDITION_MASKED\x10\x04\x32k\n\x0e\x45ncoderService\x12Y\n\x0c\x45ncodePrompt\x12#.acestep_rpc.v1.EncodePromptRequest\x1a$.acestep_rpc.v1.EncodePromptResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61\x63\x65step_rpc/v1/encoder.proto\x12\x0e\x61\x63\x65step_rpc.v1\x1a\x1d\x61\x63\x65step_rpc/v1/sampling.proto\x1a\x1b\x61\x63\x65step_rpc/v1/tensor.proto\"\xd1\x01\n\x0cLyricOptions\x12\x15\n\x08language\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x36\n\ron_line_error\x18\x02 \x01(\x0e\x32\x1f.acestep_rpc.v1.LineErrorPolicy\x12/\n\x0blyric_rules\x18\x03 \x01(\x0e\x32\x1a.acestep_rpc.v1.LyricRules\x12\x1e\n\x11tag_normalization\x18\x04 \x01(\x08H\x01\x88\x01\x01\x42\x0b\n\t_languageB\x14\n\x12_tag_normalization\"\x81\x02\n\x13\x45ncodePromptRequest\x12\x0c\n\x04tags\x18\x01 \x01(\t\x12\x0e\n\x06lyrics\x18\x02 \x01(\t\x12\x33\n\rlyric_options\x18\x03 \x01(\x0b\x32\x1c.acestep_rpc.v1.LyricOptions\x12\x35\n\x0enull_condition\x18\x04 \x01(\x0e\x32\x1d.acestep_rpc.v1.NullCondition\x12\x1a\n\rnegative_tags\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x32\n\x08\x61\x64\x61pters\x18\x06 \x03(\x0b\x32 .acestep_rpc.v1.AdapterSelectionB\x10\n\x0e_negative_tags\"\xdb\x02\n\x0c\x43onditioning\x12\x32\n\x12text_hidden_states\x18\x01 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12\x33\n\x13lyric_hidden_states\x18\x02 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12\x34\n\x14lyric_attention_mask\x18\x03 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12\x37\n\x17null_text_hidden_states\x18\x04 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12\x38\n\x18null_lyric_hidden_states\x18\x05 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12\x39\n\x19null_lyric_attention_mask\x18\x06 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\"\x85\x02\n\tLyricLine\x12\x13\n\x0bline_number\x18\x01 \x01(\r\x12\x10\n\x08language\x18\x02 \x01(\t\x12\x17\n\x0fnormalized_text\x18\x03 \x01(\t\x12\x13\n\x0btoken_count\x18\x04 \x01(\r\x12\x1a\n\x12unknown_characters\x18\x05 \x03(\t\x12\x10\n\x08warnings\x18\x06 \x03(\t\x12\x17\n\x0flanguage_reason\x18\x07 \x01(\t\x12\x19\n\x11\x64\x65tected_language\x18\x08 \x01(\t\x12\x1b\n\x0elanguage_score\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tsyllables\x18\n \x01(\rB\x11\n\x0f_language_score\"\xc9\x01\n\x14\x45ncodePromptResponse\x12\x32\n\x0c\x63onditioning\x18\x01 \x01(\x0b\x32\x1c.acestep_rpc.v1.Conditioning\x12(\n\x05lines\x18\x02 \x03(\x0b\x32\x19.acestep_rpc.v1.LyricLine\x12\x0c\n\x04tags\x18\x03 \x01(\t\x12\x14\n\x0ctag_warnings\x18\x04 \x03(\t\x12/\n\x0blyric_rules\x18\x05 \x01(\x0e\x32\x1a.acestep_rpc.v1.LyricRules*l\n\x0fLineErrorPolicy\x12!\n\x1dLINE_ERROR_POLICY_UNSPECIFIED\x10\x00\x12\x1a\n\x16LINE_ERROR_POLICY_FAIL\x10\x01\x12\x1a\n\x16LINE_ERROR_POLICY_SKIP\x10\x02*]\n\nLyricRules\x12\x1b\n\x17LYRIC_RULES_UNSPECIFIED\x10\x00\x12\x19\n\x15LYRIC_RULES_REFERENCE\x10\x01\x12\x17\n\x13LYRIC_RULES_REVISED\x10\x02*\xa5\x01\n\rNullCondition\x12\x1e\n\x1aNULL_CONDITION_UNSPECIFIED\x10\x00\x12\x18\n\x14NULL_CONDITION_ZEROS\x10\x01\x12\"\n\x1eNULL_CONDITION_WEAKENED_LYRICS\x10\x02\x12\x1b\n\x17NULL_CONDITION_WEAKENED\x10\x03\x12\x19\n\x15NULL_CONDITION_MASKED\x10\x04\x32k\n\x0e\x45ncoderService\x12Y\n\x0c\x45ncodePrompt\x12#.acestep_rpc.v1.EncodePromptRequest\x1a$.acestep_rpc.v1.EncodePromptResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'acestep_rpc.v1.encoder_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LINEERRORPOLICY']._serialized_start=1230
-  _globals['_LINEERRORPOLICY']._serialized_end=1338
-  _globals['_LYRICRULES']._serialized_start=1340
-  _globals['_LYRICRULES']._serialized_end=1433
-  _globals['_NULLCONDITION']._serialized_start=1436
-  _globals['_NULLCONDITION']._serialized_end=1601
+  _globals['_LINEERRORPOLICY']._serialized_start=1398
+  _globals['_LINEERRORPOLICY']._serialized_end=1506
+  _globals['_LYRICRULES']._serialized_start=1508
+  _globals['_LYRICRULES']._serialized_end=1601
+  _globals['_NULLCONDITION']._serialized_start=1604
+  _globals['_NULLCONDITION']._serialized_end=1769
   _globals['_LYRICOPTIONS']._serialized_start=109
   _globals['_LYRICOPTIONS']._serialized_end=318
   _globals['_ENCODEPROMPTREQUEST']._serialized_start=321
@@ -46,9 +46,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONDITIONING']._serialized_start=581
   _globals['_CONDITIONING']._serialized_end=928
   _globals['_LYRICLINE']._serialized_start=931
-  _globals['_LYRICLINE']._serialized_end=1073
-  _globals['_ENCODEPROMPTRESPONSE']._serialized_start=1076
-  _globals['_ENCODEPROMPTRESPONSE']._serialized_end=1228
-  _globals['_ENCODERSERVICE']._serialized_start=1603
-  _globals['_ENCODERSERVICE']._serialized_end=1710
+  _globals['_LYRICLINE']._serialized_end=1192
+  _globals['_ENCODEPROMPTRESPONSE']._serialized_start=1195
+  _globals['_ENCODEPROMPTRESPONSE']._serialized_end=1396
+  _globals['_ENCODERSERVICE']._serialized_start=1771
+  _globals['_ENCODERSERVICE']._serialized_end=1878
 # @@protoc_insertion_point(module_scope)

@@ -85,29 +85,39 @@ class Conditioning(_message.Message):
     def __init__(self, text_hidden_states: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., lyric_hidden_states: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., lyric_attention_mask: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., null_text_hidden_states: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., null_lyric_hidden_states: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., null_lyric_attention_mask: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class LyricLine(_message.Message):
-    __slots__ = ("line_number", "language", "normalized_text", "token_count", "unknown_characters", "warnings")
+    __slots__ = ("line_number", "language", "normalized_text", "token_count", "unknown_characters", "warnings", "language_reason", "detected_language", "language_score", "syllables")
     LINE_NUMBER_FIELD_NUMBER: _ClassVar[int]
     LANGUAGE_FIELD_NUMBER: _ClassVar[int]
     NORMALIZED_TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_CHARACTERS_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    LANGUAGE_REASON_FIELD_NUMBER: _ClassVar[int]
+    DETECTED_LANGUAGE_FIELD_NUMBER: _ClassVar[int]
+    LANGUAGE_SCORE_FIELD_NUMBER: _ClassVar[int]
+    SYLLABLES_FIELD_NUMBER: _ClassVar[int]
     line_number: int
     language: str
     normalized_text: str
     token_count: int
     unknown_characters: _containers.RepeatedScalarFieldContainer[str]
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, line_number: _Optional[int] = ..., language: _Optional[str] = ..., normalized_text: _Optional[str] = ..., token_count: _Optional[int] = ..., unknown_characters: _Optional[_Iterable[str]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    language_reason: str
+    detected_language: str
+    language_score: float
+    syllables: int
+    def __init__(self, line_number: _Optional[int] = ..., language: _Optional[str] = ..., normalized_text: _Optional[str] = ..., token_count: _Optional[int] = ..., unknown_characters: _Optional[_Iterable[str]] = ..., warnings: _Optional[_Iterable[str]] = ..., language_reason: _Optional[str] = ..., detected_language: _Optional[str] = ..., language_score: _Optional[float] = ..., syllables: _Optional[int] = ...) -> None: ...
 
 class EncodePromptResponse(_message.Message):
-    __slots__ = ("conditioning", "lines", "tags", "tag_warnings")
+    __slots__ = ("conditioning", "lines", "tags", "tag_warnings", "lyric_rules")
     CONDITIONING_FIELD_NUMBER: _ClassVar[int]
     LINES_FIELD_NUMBER: _ClassVar[int]
     TAGS_FIELD_NUMBER: _ClassVar[int]
     TAG_WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    LYRIC_RULES_FIELD_NUMBER: _ClassVar[int]
     conditioning: Conditioning
     lines: _containers.RepeatedCompositeFieldContainer[LyricLine]
     tags: str
     tag_warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, conditioning: _Optional[_Union[Conditioning, _Mapping]] = ..., lines: _Optional[_Iterable[_Union[LyricLine, _Mapping]]] = ..., tags: _Optional[str] = ..., tag_warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    lyric_rules: LyricRules
+    def __init__(self, conditioning: _Optional[_Union[Conditioning, _Mapping]] = ..., lines: _Optional[_Iterable[_Union[LyricLine, _Mapping]]] = ..., tags: _Optional[str] = ..., tag_warnings: _Optional[_Iterable[str]] = ..., lyric_rules: _Optional[_Union[LyricRules, str]] = ...) -> None: ...

@@ -428,7 +428,7 @@ class StageInfo(_message.Message):
     def __init__(self, stage: _Optional[str] = ..., model_digest: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., vocoder: _Optional[str] = ...) -> None: ...
 
 class GetCapabilitiesResponse(_message.Message):
-    __slots__ = ("parameters", "tasks", "schedulers", "cfg_types", "formats", "lyric_languages", "adapters", "structure_tags", "max_prompt_tokens", "max_lyric_tokens", "stages", "version", "sampling_defaults")
+    __slots__ = ("parameters", "tasks", "schedulers", "cfg_types", "formats", "lyric_languages", "adapters", "structure_tags", "max_prompt_tokens", "max_lyric_tokens", "stages", "version", "sampling_defaults", "transliterated_lyric_languages", "lyric_rules")
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
     SCHEDULERS_FIELD_NUMBER: _ClassVar[int]
@@ -442,6 +442,8 @@ class GetCapabilitiesResponse(_message.Message):
     STAGES_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_DEFAULTS_FIELD_NUMBER: _ClassVar[int]
+    TRANSLITERATED_LYRIC_LANGUAGES_FIELD_NUMBER: _ClassVar[int]
+    LYRIC_RULES_FIELD_NUMBER: _ClassVar[int]
     parameters: _containers.RepeatedCompositeFieldContainer[ParameterLimit]
     tasks: _containers.RepeatedScalarFieldContainer[str]
     schedulers: _containers.RepeatedScalarFieldContainer[_sampling_pb2.SchedulerType]
@@ -455,4 +457,6 @@ class GetCapabilitiesResponse(_message.Message):
     stages: _containers.RepeatedCompositeFieldContainer[StageInfo]
     version: str
     sampling_defaults: _sampling_pb2.SamplingParams
-    def __init__(self, parameters: _Optional[_Iterable[_Union[ParameterLimit, _Mapping]]] = ..., tasks: _Optional[_Iterable[str]] = ..., schedulers: _Optional[_Iterable[_Union[_sampling_pb2.SchedulerType, str]]] = ..., cfg_types: _Optional[_Iterable[_Union[_sampling_pb2.CfgType, str]]] = ..., formats: _Optional[_Iterable[_Union[AudioFormat, str]]] = ..., lyric_languages: _Optional[_Iterable[str]] = ..., adapters: _Optional[_Iterable[str]] = ..., structure_tags: _Optional[_Iterable[str]] = ..., max_prompt_tokens: _Optional[int] = ..., max_lyric_tokens: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[StageInfo, _Mapping]]] = ..., version: _Optional[str] = ..., sampling_defaults: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ...) -> None: ...
+    transliterated_lyric_languages: _containers.RepeatedScalarFieldContainer[str]
+    lyric_rules: _encoder_pb2.LyricRules
+    def __init__(self, parameters: _Optional[_Iterable[_Union[ParameterLimit, _Mapping]]] = ..., tasks: _Optional[_Iterable[str]] = ..., schedulers: _Optional[_Iterable[_Union[_sampling_pb2.SchedulerType, str]]] = ..., cfg_types: _Optional[_Iterable[_Union[_sampling_pb2.CfgType, str]]] = ..., formats: _Optional[_Iterable[_Union[AudioFormat, str]]] = ..., lyric_languages: _Optional[_Iterable[str]] = ..., adapters: _Optional[_Iterable[str]] = ..., structure_tags: _Optional[_Iterable[str]] = ..., max_prompt_tokens: _Optional[int] = ..., max_lyric_tokens: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[StageInfo, _Mapping]]] = ..., version: _Optional[str] = ..., sampling_defaults: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., transliterated_lyric_languages: _Optional[_Iterable[str]] = ..., lyric_rules: _Optional[_Union[_encoder_pb2.LyricRules, str]] = ...) -> None: ...

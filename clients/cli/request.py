@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from acestep_rpc.errors import InvalidRequest
-from acestep_rpc.v1 import music_pb2, sampling_pb2
+from acestep_rpc.v1 import encoder_pb2, music_pb2, sampling_pb2
 from clients.cli.failures import CommandFailed, ExitCode
 
 SCHEDULERS = {
@@ -24,6 +24,7 @@ FORMATS = {
     "ogg": music_pb2.AUDIO_FORMAT_OGG_VORBIS,
     "opus": music_pb2.AUDIO_FORMAT_OGG_OPUS,
 }
+LYRIC_RULES = {"reference": encoder_pb2.LYRIC_RULES_REFERENCE, "revised": encoder_pb2.LYRIC_RULES_REVISED}
 _SAMPLING_FIELDS = tuple(field.name for field in sampling_pb2.SamplingParams.DESCRIPTOR.fields)
 
 # Request fields and the flags that set them.
@@ -32,6 +33,8 @@ _FLAGS = {f"sampling.{name}": "--" + name.removeprefix("use_").replace("_", "-")
     "sampling.scheduler_type": "--scheduler",
     "prompt.tags": "--tags",
     "prompt.lyrics": "--lyrics",
+    "prompt.lyric_options.language": "--lyric-language",
+    "lyric_options.language": "--lyric-language",
     "prompt.negative_tags": "--negative-tags",
     "edit.target.negative_tags": "--target-negative-tags",
     "output.format": "--format",
@@ -77,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lyrics", metavar="TEXT", help=r'lyrics with structure tags; \n starts a line: "[verse]\nhello world". None: instrumental'
     )
     lyrics.add_argument("--lyrics-file", type=Path, metavar="FILE", help="lyrics from a UTF-8 file; - reads standard input")
+    add_lyric_arguments(parser)
     song.add_argument(
         "--seed",
         type=whole_number(64),
@@ -144,12 +148,38 @@ def build_request(args: argparse.Namespace, audio_format: music_pb2.AudioFormat,
     for adapter in args.adapter:
         adapter.use_trained_scale = args.trained_scale
     return music_pb2.GenerateRequest(
-        prompt=music_pb2.Prompt(tags=args.tags, lyrics=read_lyrics(args.lyrics, args.lyrics_file), negative_tags=args.negative_tags),
+        prompt=music_pb2.Prompt(
+            tags=args.tags,
+            lyrics=read_lyrics(args.lyrics, args.lyrics_file),
+            lyric_options=lyric_options(args),
+            negative_tags=args.negative_tags,
+        ),
         sampling=sampling,
         output=music_pb2.OutputSpec(format=audio_format, sample_rate=sample_rate),
         adapters=args.adapter,
         seeds=args.seed,
         num_variants=args.num_variants,
+    )
+
+
+def add_lyric_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how lyrics are read."""
+    group = parser.add_argument_group("how lyrics are read (acestep lyrics shows it)")
+    group.add_argument(
+        "--lyric-language", metavar="CODE", help="of all lines that do not begin with [lang:CODE] (default: found line by line)"
+    )
+    group.add_argument("--lyric-rules", choices=tuple(LYRIC_RULES), help="as the model was trained, or mended (default: the server's)")
+    group.add_argument("--skip-unreadable", action="store_true", help="leave lines that cannot be read out instead of failing")
+    group.add_argument("--normalize-tags", action="store_true", help='read "[Verse 1]" as "[verse]", and repeated structure tags once')
+
+
+def lyric_options(args: argparse.Namespace) -> encoder_pb2.LyricOptions:
+    """What those flags say."""
+    return encoder_pb2.LyricOptions(
+        language=args.lyric_language,
+        on_line_error=encoder_pb2.LINE_ERROR_POLICY_SKIP if args.skip_unreadable else None,
+        lyric_rules=LYRIC_RULES[args.lyric_rules] if args.lyric_rules else None,
+        tag_normalization=args.normalize_tags or None,
     )
 
 

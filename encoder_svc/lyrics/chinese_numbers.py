@@ -39,26 +39,26 @@ _CHINESE_MARKS = (
     "〰〾〿–—‘’‛“”„‟…‧﹏·〈〉"
 )
 _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + _CHINESE_MARKS, ","))
-_IN_BRACKETS = re.compile(r"(\[[^\[\]]*\])")
+_AS_IT_IS = re.compile(r"(\[[^\[\]]*\]|(?<![a-z0-9])(?:[a-zü]{1,6}[1-5])+(?![a-z0-9]))")  # "[verse]", "ni3hao3"
 
 
 class TooManyDigits(ValueError):
     """A number is beyond what anyone counts."""
 
 
-def clean(text: str, keep_tags: bool = False) -> str:
+def clean(text: str, revised: bool = False) -> str:
     """Spell the numbers, then turn every punctuation mark into a comma.
 
     Args:
         text: Lower case.
-        keep_tags: Leave what stands in square brackets as it is; the reference takes structure tags apart.
+        revised: Leave structure tags and pinyin as they are; the reference takes tags apart and reads tones as numbers.
 
     Raises:
         TooManyDigits: For a number.
     """
-    if not keep_tags:
+    if not revised:
         return spell(text).translate(_PUNCTUATION)
-    pieces = _IN_BRACKETS.split(text)  # every second one is in brackets
+    pieces = _AS_IT_IS.split(text)  # every second one is left
     return "".join(piece if index % 2 else spell(piece).translate(_PUNCTUATION) for index, piece in enumerate(pieces))
 
 

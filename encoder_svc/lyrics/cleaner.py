@@ -59,7 +59,7 @@ def _clean_common(line: str, language: str, rules: LyricRules) -> CleanedLine:
     warnings: tuple[str, ...] = ()
     if language == "zh":
         try:
-            text = chinese_numbers.clean(text, keep_tags=rules is LyricRules.REVISED)
+            text = chinese_numbers.clean(text, revised=rules is LyricRules.REVISED)
         except chinese_numbers.TooManyDigits:
             warnings = (number_words.STAYED_DIGITS,)
     else:

@@ -6,6 +6,13 @@ LANGUAGES = ("en", "de", "fr", "es", "it", "pt", "pl", "tr", "ru", "cs", "nl", "
 """Codes that the official vocabulary has a tag for."""
 FALLBACK = "en"
 """What a line without one of these languages is encoded as."""
+TRANSLITERATED = (
+    "af", "am", "an", "as", "az", "be", "bg", "bn", "br", "bs", "ca", "cy", "da", "dz", "el", "eo", "et", "eu", "fa", "fi", "fo",
+    "ga", "gl", "gu", "he", "hr", "ht", "hy", "id", "is", "jv", "ka", "kk", "km", "kn", "ku", "ky", "la", "lb", "lo", "lt", "lv",
+    "mg", "mk", "ml", "mn", "mr", "ms", "mt", "nb", "ne", "nn", "no", "oc", "or", "pa", "ps", "qu", "ro", "rw", "se", "si", "sk",
+    "sl", "sq", "sr", "sv", "sw", "ta", "te", "th", "tl", "ug", "uk", "ur", "vi", "vo", "wa", "xh", "zu",
+)  # fmt: skip
+"""Codes that the vocabulary has no tag for, served by writing the line in Latin letters and reading it as `FALLBACK`."""
 
 
 class LyricRules(Enum):
@@ -30,6 +37,7 @@ class LanguageReason(Enum):
     SCRIPT = "its script"
     REST_OF_LYRICS = "that of the lyrics around it"
     DEFAULT = "nothing to identify"
+    UNREADABLE = "cannot be read"
 
 
 def tag(language: str) -> str:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 _BRACKETED = re.compile(r"\[[^\[\]]*\]")
+_REPEATED = re.compile(r"(\[[^\[\]]*\])(?:\s*\1)+")
 
 
 def bracketed(line: str) -> Iterator[str]:
@@ -32,3 +33,34 @@ def nearest(tag: str, known: Sequence[str]) -> str | None:
                 return names[name]
     close = difflib.get_close_matches("-".join(words), names, n=1, cutoff=0.7)
     return names[close[0]] if close else None
+
+
+def normalize(line: str, known: Sequence[str]) -> tuple[str, list[str]]:
+    """Put the nearest known tag in the place of an unknown one, and one in the place of several that follow each other.
+
+    Args:
+        line: Without line breaks.
+        known: As ("[verse]", ...).
+    Returns:
+        The line, and what was changed.
+    """
+    changes = []
+
+    def known_tag(match: re.Match[str]) -> str:
+        tag = match.group()
+        meant = tag.lower() if tag.lower() in known else nearest(tag, known)
+        if meant is None or meant == tag.lower():
+            return meant or tag
+        changes.append(f"{tag!r} is read as {meant}")
+        return meant
+
+    normalized = _BRACKETED.sub(known_tag, line)
+    once = _REPEATED.sub(r"\1", normalized)
+    if once != normalized:
+        changes.append("a repeated structure tag is read once")
+    return once, changes
+
+
+def is_tag(line: str) -> bool:
+    """Whether a line is one bracketed group and nothing else."""
+    return _BRACKETED.fullmatch(line) is not None

@@ -1,4 +1,7 @@
-"""Chinese, Japanese and Korean to Latin letters, as the vocabulary has them. Each library is loaded by the first line that needs it."""
+"""Chinese, Japanese and Korean to Latin letters, as the vocabulary has them, and every other script to plain ones.
+
+Each library is loaded by the first line that needs it.
+"""
 
 from functools import cache
 from threading import Lock
@@ -38,6 +41,16 @@ def romaja(text: str) -> str:
         MissingLibrary: hangul-romanize is not installed.
     """
     result: str = _korean().translit(text)
+    return result
+
+
+def latin(text: str) -> str:
+    """Text of any script in unaccented Latin letters, character by character.
+
+    Raises:
+        MissingLibrary: anyascii is not installed.
+    """
+    result: str = load("anyascii", "a language without a tag").anyascii(text)
     return result
 
 

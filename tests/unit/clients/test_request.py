@@ -114,6 +114,7 @@ def test_violations_name_the_flag_that_sets_the_field() -> None:
             ("sampling.use_erg_tag", "true needs use_erg_lyric"),
             ("text_to_music.duration_seconds", "10000.0 is not allowed; allowed: 1 to 240"),
             ("prompt.lyric_options.language", "'xx' is not allowed"),
+            ("output.preview", "no"),
         ]
     )
     assert [field for field, _ in in_terms_of_flags(error).violations] == [
@@ -121,7 +122,8 @@ def test_violations_name_the_flag_that_sets_the_field() -> None:
         "--seed",
         "--erg-tag",
         "--duration",
-        "prompt.lyric_options.language",
+        "--lyric-language",
+        "output.preview",
     ]
 
 

@@ -48,8 +48,11 @@ def test_every_mark_becomes_a_comma_of_its_own():
     assert chinese_numbers.clean("你好……（[verse] it's 3-5天） 😀°") == "你好,,,,verse, it,s 三,五天, 😀°"
 
 
-def test_tags_can_be_kept():
-    assert chinese_numbers.clean("[verse]3-5天！", keep_tags=True) == "[verse]三,五天,"
+def test_the_revised_rules_keep_tags_and_pinyin():
+    assert chinese_numbers.clean("[verse]3-5天！", revised=True) == "[verse]三,五天,"
+    assert chinese_numbers.clean("ni3hao3 世界 nü3, 3天", revised=True) == "ni3hao3 世界 nü3, 三天"
+    assert chinese_numbers.clean("ni3hao3") == "ni三hao三"
+    assert chinese_numbers.clean("b2b 4k", revised=True) == "b2b 四k"
 
 
 def test_a_number_beyond_counting_is_refused():

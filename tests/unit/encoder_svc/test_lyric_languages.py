@@ -9,7 +9,7 @@ import pytest
 from acestep_rpc.errors import InvalidRequest, Unimplemented
 from encoder_svc import lyrics
 from encoder_svc.lyrics import identifier, transliteration
-from encoder_svc.lyrics.languages import LANGUAGES, LanguageReason, LyricRules, tag
+from encoder_svc.lyrics.languages import LANGUAGES, TRANSLITERATED, LanguageReason, LyricRules, tag
 from encoder_svc.lyrics.libraries import MissingLibrary
 from encoder_svc.lyrics.lyric_tokenizer import LyricTokenizer, UnreadableLine
 from tests.tiny_lyrics import MULTILINGUAL_ROWS
@@ -95,9 +95,9 @@ def test_a_region_is_dropped(tokenizer):
     assert tokenizer.encode("Amor", "pt-BR").ids == tokenizer.encode("Amor", "pt").ids
 
 
-def test_a_language_without_a_tag_cannot_be_requested(tokenizer):
-    with pytest.raises(InvalidRequest, match=r"lyric_options\.language: 'sv' is not allowed; allowed: en, de, .*hi"):
-        tokenizer.encode("la", "sv")
+def test_a_language_that_nobody_knows_cannot_be_requested(tokenizer):
+    with pytest.raises(InvalidRequest, match=r"lyric_options\.language: 'xx' is not allowed; allowed: en, de, .*hi, af, .*zu"):
+        tokenizer.encode("la", "xx")
 
 
 def test_control_characters_name_their_line(tokenizer):
@@ -172,3 +172,59 @@ def test_a_line_takes_less_than_a_millisecond_in_the_median(tokenizer):
         tokenizer.encode_line(line)
         seconds.append(time.process_time() - started)
     assert statistics.median(seconds) < 0.001
+
+
+def test_a_line_can_name_its_language(tokenizer):
+    lines = tokenizer.encode("hello\n[lang:fr] hello\n[lang:zh-CN]ni3 hao3", rules=LyricRules.REVISED).lines
+    assert [line.language for line in lines] == ["en", "fr", "zh"]
+    assert [line.normalized_text for line in lines] == ["hello", "hello", "ni3 hao3"]
+    assert lines[1].detection.reason is LanguageReason.REQUESTED
+
+
+@pytest.mark.parametrize(
+    ("line", "words"), [("[lang:xx] hello", r"\[lang:xx\] is not one of en, de"), ("[lang:ja]", "nothing stands behind")]
+)
+def test_a_language_that_does_not_exist_or_has_no_words_is_named(tokenizer, line, words):
+    with pytest.raises(InvalidRequest, match=f"line 2, .*{words}"):
+        tokenizer.encode(f"hello\n{line}")
+
+
+@pytest.mark.parametrize(
+    ("language", "line", "text"),
+    [("el", "Καλημέρα κόσμε", "kalimera kosme"), ("th", "รัก", "rak"), ("vi", "Xin chào", "xin chao"), ("sv", "Å så skönt", "a sa skont")],
+)
+def test_a_language_without_a_tag_is_written_in_latin_letters(tokenizer, language, line, text):
+    assert language in tokenizer.transliterated_languages
+    (encoded,) = tokenizer.encode(line, language).lines
+    assert (encoded.language, encoded.detection.detected, encoded.normalized_text) == ("en", language, text)
+    assert any(f"no tag for {language!r}" in warning for warning in encoded.warnings)
+
+
+def test_a_script_without_a_tag_is_found_and_written_in_latin_letters(tokenizer):
+    (revised,) = tokenizer.encode("Καλημέρα κόσμε", rules=LyricRules.REVISED).lines
+    assert (revised.normalized_text, revised.unknown_characters) == ("kalimera kosme", ())
+    (reference,) = tokenizer.encode("Καλημέρα κόσμε").lines
+    assert reference.normalized_text == "καλημέρα κόσμε"
+
+
+def test_every_language_of_the_identifier_is_read_somehow():
+    assert sorted(LANGUAGES + TRANSLITERATED) == sorted(identifier.languages())
+
+
+def test_unreadable_lines_are_left_out_on_request(tokenizer):
+    lyrics = tokenizer.encode("one\ntw\x07o\nthree", skip_unreadable=True)
+    assert [line.token_count > 0 for line in lyrics.lines] == [True, False, True]
+    assert lyrics.lines[1].warnings[0].startswith("left out: ")
+    assert lyrics.ids == tokenizer.encode("one\nthree").ids
+    with pytest.raises(InvalidRequest, match="line 2"):
+        tokenizer.encode("one\ntw\x07o\nthree")
+
+
+def test_structure_tags_are_normalised_on_request(tokenizer):
+    written = "[Verse 1]\nla [chrous]  [Chorus] la\n[verse]\n\n[VERSE]\n[zzzz]"
+    lines = tokenizer.encode(written, normalize_tags=True).lines
+    assert [line.normalized_text for line in lines] == ["[verse]", "la [chorus] la", "[verse]", "", "", "[zzzz]"]
+    assert lines[0].warnings == ("'[Verse 1]' is read as [verse]",)
+    assert "a repeated structure tag is read once" in lines[1].warnings
+    assert lines[4].warnings == ("repeats [verse] above: read as a blank line",)
+    assert "not a structure tag" in lines[5].warnings[0]

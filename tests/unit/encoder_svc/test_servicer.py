@@ -11,7 +11,7 @@ from acestep_rpc.errors import InvalidRequest, NotFound, Unimplemented
 from acestep_rpc.inprocess import InProcessStub
 from acestep_rpc.server import serve
 from acestep_rpc.torch_tensor import unpack
-from acestep_rpc.v1 import encoder_pb2, encoder_pb2_grpc, stage_pb2
+from acestep_rpc.v1 import encoder_pb2, encoder_pb2_grpc, lyrics_pb2, stage_pb2
 from encoder_svc.servicer import load
 from encoder_svc.settings import Settings
 
@@ -109,17 +109,38 @@ async def test_bad_input_is_refused_by_field(encode, fields, field):
     assert caught.value.violations[0][0] == field
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"lyric_options": encoder_pb2.LyricOptions(on_line_error=encoder_pb2.LINE_ERROR_POLICY_SKIP)},
-        {"lyric_options": encoder_pb2.LyricOptions(lyric_rules=encoder_pb2.LYRIC_RULES_REVISED)},
-        {"lyric_options": encoder_pb2.LyricOptions(tag_normalization=True)},
-    ],
-)
-async def test_what_is_not_built_says_so(encode, fields):
-    with pytest.raises(Unimplemented, match="is not built yet"):
-        await encode(request(**fields))
+async def test_lyric_options_change_how_lines_are_read(encode):
+    lyrics = "[Verse 1]\nhello \u0007 world\nwe sing"
+    with pytest.raises(InvalidRequest, match="line 2"):
+        await encode(request(lyrics=lyrics))
+    options = encoder_pb2.LyricOptions(on_line_error=encoder_pb2.LINE_ERROR_POLICY_SKIP, tag_normalization=True)
+    tag, skipped, sung = (await encode(request(lyrics=lyrics, lyric_options=options))).lines
+    assert (tag.normalized_text, list(tag.warnings)) == ("[verse]", ["'[Verse 1]' is read as [verse]"])
+    assert (skipped.token_count, skipped.language_reason) == (0, "cannot be read")
+    assert skipped.warnings[0].startswith("left out: control characters")
+    assert (sung.normalized_text, sung.syllables) == ("we sing", 2)
+
+
+async def test_revised_rules_are_the_default_and_named(encode):
+    assert (await encode(request())).lyric_rules == encoder_pb2.LYRIC_RULES_REVISED
+    options = encoder_pb2.LyricOptions(lyric_rules=encoder_pb2.LYRIC_RULES_REFERENCE)
+    assert (await encode(request(lyric_options=options))).lyric_rules == encoder_pb2.LYRIC_RULES_REFERENCE
+
+
+async def test_a_preview_accounts_for_lines_and_says_whether_they_fit(stubs):
+    preview = stubs["acestep_rpc.v1.LyricsService"].Preview
+    lyrics = "[verse]\nhello world\nwe sing"
+    response = await preview(lyrics_pb2.PreviewRequest(lyrics=lyrics))
+    assert [line.normalized_text for line in response.lines] == ["[verse]", "hello world", "we sing"]
+    assert response.token_count == 1 + sum(line.token_count for line in response.lines)
+    assert response.syllables == 5
+    assert response.singability == lyrics_pb2.SINGABILITY_UNSPECIFIED
+    hints = {0.5: lyrics_pb2.SINGABILITY_TOO_DENSE, 2.0: lyrics_pb2.SINGABILITY_FITS, 60.0: lyrics_pb2.SINGABILITY_TOO_SPARSE}
+    for seconds, hint in hints.items():
+        response = await preview(lyrics_pb2.PreviewRequest(lyrics=lyrics, duration_seconds=seconds))
+        assert (response.singability, response.syllables_per_second) == (hint, 5 / seconds)
+    with pytest.raises(InvalidRequest, match="duration_seconds"):
+        await preview(lyrics_pb2.PreviewRequest(lyrics=lyrics, duration_seconds=0))
 
 
 async def test_adapters_of_the_store_are_applied(checkpoint, tmp_path):
@@ -151,10 +172,12 @@ async def test_options_that_change_nothing_are_accepted(encode):
     options = encoder_pb2.LyricOptions(
         language="en",
         on_line_error=encoder_pb2.LINE_ERROR_POLICY_FAIL,
-        lyric_rules=encoder_pb2.LYRIC_RULES_REFERENCE,
+        lyric_rules=encoder_pb2.LYRIC_RULES_REVISED,
         tag_normalization=False,
     )
-    assert await encode(request(lyric_options=options)) == await encode(request())
+    asked, unsaid = await encode(request(lyric_options=options)), await encode(request())
+    assert (asked.conditioning, asked.lyric_rules) == (unsaid.conditioning, unsaid.lyric_rules)
+    assert [line.language_reason for line in asked.lines if line.language] == ["requested"] * 2
 
 
 async def test_a_replica_goes_on_after_errors_and_serves_many_at_once(encode):

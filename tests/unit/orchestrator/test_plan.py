@@ -175,9 +175,6 @@ def test_the_ends_of_each_range_are_allowed(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("fields", "name"),
     [
-        ({"prompt": {"tags": "x", "lyric_options": {"on_line_error": encoder_pb2.LINE_ERROR_POLICY_SKIP}}}, "SKIP"),
-        ({"prompt": {"tags": "x", "lyric_options": {"lyric_rules": encoder_pb2.LYRIC_RULES_REVISED}}}, "REVISED"),
-        ({"prompt": {"tags": "x", "lyric_options": {"tag_normalization": True}}}, "tag_normalization"),
         ({"output": {"preview": {}}}, "preview"),
         ({"priority": music_pb2.PRIORITY_BATCH}, "priority"),
     ],

@@ -11,7 +11,7 @@ from acestep_rpc.channels import RemoteStub, connect
 from acestep_rpc.inprocess import InProcessStub
 from acestep_rpc.server import Registration, serve
 from acestep_rpc.settings import ServerSettings
-from acestep_rpc.v1 import music_pb2, music_pb2_grpc, sampling_pb2, stage_pb2, stage_pb2_grpc
+from acestep_rpc.v1 import encoder_pb2, music_pb2, music_pb2_grpc, sampling_pb2, stage_pb2, stage_pb2_grpc
 from orchestrator.assets import AssetStore
 from orchestrator.limits import LIMITS
 from orchestrator.servicer import MusicServicer
@@ -42,7 +42,12 @@ async def stub() -> AsyncIterator[Any]:
             stage="encoder",
             model_digest="e",
             limits={"max_prompt_tokens": 256, "max_lyric_tokens": 4096},
-            features={"lyric_languages": "en,de", "structure_tags": "[verse],[chorus]"},
+            features={
+                "lyric_languages": "en,de",
+                "transliterated_lyric_languages": "el,th",
+                "lyric_rules": "LYRIC_RULES_REVISED",
+                "structure_tags": "[verse],[chorus]",
+            },
         ),
         stage_pb2.DescribeResponse(
             stage="diffusion",
@@ -102,6 +107,8 @@ async def test_capabilities_publish_every_limit_and_what_the_stages_say(stub: An
     assert len(response.schedulers) == len(response.cfg_types) == 3
     assert len(response.formats) == 7
     assert list(response.lyric_languages) == ["en", "de"]
+    assert list(response.transliterated_lyric_languages) == ["el", "th"]
+    assert response.lyric_rules == encoder_pb2.LYRIC_RULES_REVISED
     assert list(response.structure_tags) == ["[verse]", "[chorus]"]
     assert (response.max_prompt_tokens, response.max_lyric_tokens) == (256, 4096)
     assert [stage.stage for stage in response.stages] == ["encoder", "diffusion", "vae"]
