@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acestep_rpc.errors import InvalidRequest
-from encoder_svc.lyrics.languages import LANGUAGES, LyricRules
+from encoder_svc.lyrics.languages import LANGUAGES, TRANSLITERATED, LyricRules
 from encoder_svc.lyrics.lyric_tokenizer import LyricTokenizer, UnreadableLine
 from tests.tiny_lyrics import MULTILINGUAL_ROWS
 from training.lyric_ids import UnsupportedLanguage, training_lyric_ids
@@ -34,6 +34,11 @@ WORDS = [
     "100%",
     "⑥$5000000⑥",
     "La la",
+    "[lang:ja]",
+    "\n[lang:el] ",
+    "[lang:xx]",
+    "[chrous]",
+    "ni3hao3",
 ]
 lyric_text = st.one_of(
     st.text(max_size=80),
@@ -48,17 +53,26 @@ def tokenizer(multilingual_vocabulary):
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
-@given(lyrics=lyric_text, language=st.one_of(st.none(), st.sampled_from(LANGUAGES)), rules=st.sampled_from(LyricRules))
-def test_every_line_is_encoded_and_reported_or_refused(tokenizer, lyrics, language, rules):
+@given(
+    lyrics=lyric_text,
+    language=st.one_of(st.none(), st.sampled_from(LANGUAGES + TRANSLITERATED)),
+    rules=st.sampled_from(LyricRules),
+    skip=st.booleans(),
+    normalize=st.booleans(),
+)
+def test_every_line_is_encoded_and_reported_or_refused(tokenizer, lyrics, language, rules, skip, normalize):
     try:
-        encoded = tokenizer.encode(lyrics, language, rules)
+        encoded = tokenizer.encode(lyrics, language, rules, skip, normalize)
     except InvalidRequest:
+        assert not skip
         return
     raw = lyrics.split("\n") if lyrics else []
     assert len(encoded.lines) == len(raw)
     for text, line in zip(raw, encoded.lines, strict=True):
-        assert bool(text.strip()) == bool(line.language) == bool(line.ids)
-    assert len(encoded.ids) == bool(raw) + sum(len(line.ids) + 1 for line in encoded.lines)
+        assert bool(line.language) == bool(line.ids)
+        if text.strip() and not line.language:
+            assert (skip and line.token_count == 0) or (normalize and any("repeats" in warning for warning in line.warnings))
+    assert len(encoded.ids) == bool(raw) + sum(line.token_count for line in encoded.lines)
     assert all(0 <= token_id < MULTILINGUAL_ROWS for token_id in encoded.ids)
 
 
