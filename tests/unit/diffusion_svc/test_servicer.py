@@ -12,10 +12,13 @@ from acestep_rpc.torch_tensor import pack, unpack
 from acestep_rpc.v1 import diffusion_pb2, encoder_pb2, sampling_pb2, stage_pb2, tensor_pb2
 from diffusion_svc.adapters import AdapterStore
 from diffusion_svc.batcher import Batcher
+from diffusion_svc.budget import Budget
 from diffusion_svc.sampler import Sampler
 from diffusion_svc.servicer import DiffusionServicer, StageServicer, choose_dtype
 from diffusion_svc.weights import model_digest
 from tests import tiny
+
+BUDGET = Budget(160, 0.1)
 
 
 def request(message: diffusion_pb2.SampleRequest | None = None, /, **changes) -> diffusion_pb2.SampleRequest:
@@ -91,7 +94,7 @@ def store(tmp_path):
 @pytest.fixture
 def stub(worker, store):
     model = tiny.transformer()
-    batcher = Batcher(Sampler(model), worker, max_rows=16, max_requests=4)
+    batcher = Batcher(Sampler(model), worker, BUDGET, max_requests=4)
     return InProcessStub(DiffusionServicer(batcher, model.config, AdapterStore(store, model, 4), worker))
 
 
@@ -325,7 +328,7 @@ async def test_adapters_are_loaded_by_the_worker_thread(stub, worker):
 async def test_more_positions_than_the_checkpoint_has_are_refused(worker):
     model = tiny.transformer()
     object.__setattr__(model.config, "max_position", 8)
-    batcher = Batcher(Sampler(model), worker, 16, 4)
+    batcher = Batcher(Sampler(model), worker, BUDGET, 4)
     stub = InProcessStub(DiffusionServicer(batcher, model.config, AdapterStore(None, model, 4), worker))
     with pytest.raises(ShapeTooLarge, match="8 positions"):
         await anext(stub.Sample(request()))
