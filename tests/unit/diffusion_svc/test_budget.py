@@ -8,7 +8,7 @@ from tests import tiny
 def test_a_forward_of_the_budget_takes_about_the_time_asked_for():
     found = measure_budget(lambda size: 0.01 + size * 1e-4, 0.5)
     assert 4800 < found.size < 5000  # 4900 in truth
-    assert found.seconds == pytest.approx(0.5)
+    assert found.seconds == pytest.approx(0.5, abs=0.01)
 
 
 def test_a_slow_device_gets_a_small_budget():
