@@ -121,10 +121,12 @@ class Rotary(nn.Module):
         return angles.cos().to(dtype).float(), angles.sin().to(dtype).float()
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Apply tables [P, d] to x [..., P, d] in float32; the result is float32.
+        """Apply tables [P, d], or the start of longer ones, to x [..., P, d] in float32; the result is float32.
 
         out[2j] = x[2j] cos[2j] - x[2j+1] sin[2j];  out[2j+1] = x[2j+1] cos[2j+1] + x[2j] sin[2j+1]
         """
+        if len(cos) > x.shape[-2]:
+            cos, sin = cos[: x.shape[-2]], sin[: x.shape[-2]]
         wide = x.float()
         even, odd = wide[..., 0::2], wide[..., 1::2]
         turned = torch.stack([-odd, even], dim=-1).flatten(-2)
@@ -170,9 +172,8 @@ class SelfAttention(nn.Module):
         if frame_mask is not None:
             mask = frame_mask[:, None, :, None].to(dtype)
             query, key, value = query * mask, key * mask, value * mask
-        cos, sin = (table[: query.shape[-2]] for table in tables)
-        query = F.relu(rotary(query, cos, sin))
-        key = F.relu(rotary(key, cos, sin))
+        query = F.relu(rotary(query, *tables))
+        key = F.relu(rotary(key, *tables))
         # Sums over frames first: [d, d] a head instead of [T, T]. They stay in float32 under a trainer's autocast too.
         with torch.autocast(query.device.type, enabled=False):
             state = key.transpose(-1, -2) @ value.float()  # [B, H, d, d]
@@ -243,8 +244,7 @@ class CrossAttention(nn.Module):
         key_mask: Tensor | None,
     ) -> Tensor:
         query = torch.unflatten(x, -1, (self.heads, -1)).transpose(1, 2)  # [B, H, T, d]
-        cos, sin = (table[: x.shape[-2]] for table in tables)
-        query = rotary(query, cos, sin).to(x.dtype)
+        query = rotary(query, *tables).to(x.dtype)
         rows = [
             F.scaled_dot_product_attention(some, key, value, key_mask) if key.shape[-2] else torch.zeros_like(some)
             for some, (key, value) in zip(query.split([key.shape[0] for key, _ in keys_values]), keys_values, strict=True)
@@ -336,12 +336,16 @@ class TransformerBlock(nn.Module):
 
 def _modulated(x: Tensor, scale: Tensor, shift: Tensor, groups: Groups) -> Tensor:
     """Scale and shift tokens [B, T, D] by their row's [B, 1, D]."""
+    if not groups.packed:
+        return x * (1 + scale) + shift
     by_group = zip(groups.split(x), groups.split_rows(scale), groups.split_rows(shift), strict=True)
     return groups.join([part * (1 + scales) + shifts for part, scales, shifts in by_group])
 
 
 def _gated(x: Tensor, gate: Tensor, update: Tensor, groups: Groups) -> Tensor:
     """Add an update of tokens [B, T, D], weighted by their row's gate [B, 1, D]."""
+    if not groups.packed:
+        return x + gate * update
     by_group = zip(groups.split(x), groups.split_rows(gate), groups.split(update), strict=True)
     return groups.join([part + gates * change for part, gates, change in by_group])
 
@@ -546,6 +550,8 @@ class Transformer(nn.Module):
 
 def _row_updates(rows: Sequence[Row], groups: Groups = ONE_GROUP) -> RowUpdates:
     """Neighbours under the same updates, as the branches of a song are, share their products."""
+    if not any(row.updates for row in rows):
+        return ()
     spans: list[tuple[slice, Updates]] = []
     start = 0
     for _, group in itertools.groupby(rows, key=lambda row: id(row.updates)):
