@@ -2,7 +2,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_svc.scheduling import AGEING, Priority, Queue, Terms
@@ -125,6 +125,7 @@ terms = st.builds(
 jobs = st.builds(Job, st.just("job"), st.integers(1, 40), st.floats(0, 50))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 30), st.lists(st.tuples(jobs, terms, st.integers(0, 20), st.integers(1, 200)), min_size=1, max_size=12))
 def test_nobody_starves_and_the_budget_holds(budget, arrivals):
     queue: Queue[Job] = Queue(budget)
