@@ -61,7 +61,10 @@ def forward_seconds(model: Transformer, size: int) -> float:
     (modulation,) = model.modulate(torch.zeros(1, device=model.device))
     context = model.project_context(torch.zeros(CONTEXT_TOKENS, model.config.inner_dim, dtype=model.dtype, device=model.device))
     row = Row(torch.zeros(8, 16, frames, device=model.device), modulation, context)
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     velocities = model([row] * (size // frames))
     velocities[-1].cpu()  # the device has finished
-    return time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    if model.device.type == "cpu":  # what other programs took of it meanwhile says nothing about the device
+        seconds = min(seconds, time.process_time() - worked)
+    return seconds
