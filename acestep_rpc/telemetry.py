@@ -28,8 +28,16 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120
 REQUESTS = Counter("acestep_requests", "Calls finished, by status code.", ["service", "method", "code"])
 REQUEST_SECONDS = Histogram("acestep_request_seconds", "Time from the start of a call to its end.", ["service", "method"], buckets=_SECONDS)
 STAGE_SECONDS = Histogram("acestep_stage_seconds", "Time one request spent in one stage.", ["stage"], buckets=_SECONDS)
-STEP_SECONDS = Histogram("acestep_step_seconds", "Time of one forward of the transformer.", buckets=_SECONDS)
+QUEUE_SECONDS = Histogram("acestep_stage_queue_seconds", "Time from a request's arrival to its first work.", ["stage"], buckets=_SECONDS)
+STEP_SECONDS = Histogram(
+    "acestep_step_seconds", "Time of one forward of the transformer, by the upper end of its rows x frames.", ["bucket"], buckets=_SECONDS
+)
 BATCH_ROWS = Histogram("acestep_batch_rows", "Rows in one forward of the transformer.", buckets=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64))
+BATCH_FILL = Histogram(
+    "acestep_batch_fill_ratio",
+    "Rows x frames of one forward over the budget; above 1 for a song that exceeds it alone.",
+    buckets=(0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 2, 5, 10),
+)
 REAL_TIME_FACTOR = Histogram(
     "acestep_real_time_factor",
     "Seconds of audio made in one second.",

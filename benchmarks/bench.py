@@ -62,6 +62,13 @@ def transformer() -> dict[str, Any]:
     }
 
 
+def batching() -> dict[str, Any]:
+    """Rows of different lengths: one after another, length by length, packed and padded."""
+    from benchmarks.batching import batching
+
+    return batching()
+
+
 def encode(checkpoint: Path) -> dict[str, Any]:
     """Tags and lyrics to conditioning, both branches."""
     from encoder_svc.encoder import NullCondition, PromptEncoder
@@ -176,6 +183,7 @@ def _train(recipe: "Recipe", folder: Path, steps: int) -> dict[str, Any]:
 
 SECTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "transformer_official_width_2_blocks": lambda _: transformer(),
+    "batching": lambda _: batching(),
     "tiny_encode": encode,
     "tiny_sample": sample,
     "tiny_decode": decode,

@@ -1,8 +1,7 @@
 """Which songs share a forward, and when. Owns the device's worker thread and the event loop's side of it.
 
-Each tick takes the songs that have waited longest and are of one length, up to the row budget, runs one forward for them and lets each
-go on.
-Requests join and leave between any two ticks.
+Each tick takes the songs whose turn it is (`scheduling.py`), of whatever lengths, up to a budget of rows x frames, runs one forward for
+them and lets each go on. Requests join and leave between any two ticks.
 """
 
 import asyncio
@@ -15,8 +14,14 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from acestep_rpc.errors import AcestepError, Overloaded, StageError
-from acestep_rpc.telemetry import BATCH_ROWS, STEP_SECONDS, log
+from acestep_rpc.telemetry import BATCH_FILL, BATCH_ROWS, QUEUE_SECONDS, STEP_SECONDS, log
+from diffusion_svc.budget import Budget
 from diffusion_svc.sampler import Sampler, SamplingRequest, Song
+from diffusion_svc.scheduling import Queue, Terms
+
+SIZE_BUCKETS = (256, 1024, 4096, 16384, 65536)
+"""Upper ends, rows x frames, of the classes of forwards whose times are counted apart."""
+SPEED_MEMORY = 0.9  # share of the known speed that a new forward leaves
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Result:
 @dataclass(eq=False)
 class _Ticket:
     songs: list[Song]
+    joined: float
+    started: bool = False
     events: asyncio.Queue[Progress | Result | AcestepError] = field(default_factory=asyncio.Queue)
 
 
@@ -49,22 +56,26 @@ class Batcher:
     Args:
         sampler: The device's songs.
         worker: The one thread that may touch the device.
-        max_rows: Rows in one forward; a song that wants more in one step runs alone.
+        budget: What one forward holds; a song that wants more in one step runs alone, in its turn.
         max_requests: Requests under way and waiting; one more is refused.
     """
 
-    def __init__(self, sampler: Sampler, worker: ThreadPoolExecutor, max_rows: int, max_requests: int) -> None:
+    def __init__(self, sampler: Sampler, worker: ThreadPoolExecutor, budget: Budget, max_requests: int) -> None:
         self._sampler = sampler
         self._worker = worker
-        self._max_rows = max_rows
+        self._budget = budget
+        self._seconds_per_size = budget.seconds / budget.size
         self._max_requests = max_requests
         self._admitted = 0
-        self._waiting: list[tuple[Song, _Ticket]] = []  # longest wait first
+        self._queue: Queue[tuple[Song, _Ticket]] = Queue(budget.size)
         self._ticking: asyncio.Task[None] | None = None
 
-    async def sample(self, request: SamplingRequest) -> AsyncGenerator[Progress | Result]:
+    async def sample(self, request: SamplingRequest, terms: Terms | None = None) -> AsyncGenerator[Progress | Result]:
         """Progress after each step, then the result. Closing the iterator withdraws the request before the next tick.
 
+        Args:
+            request: What to sample.
+            terms: Its turn; the deadline is on the clock of time.monotonic. None: those of any request.
         Raises:
             Overloaded: Too many requests are here already.
             ShapeTooLarge: The device cannot hold it.
@@ -74,9 +85,10 @@ class Batcher:
             raise Overloaded(f"{self._admitted} requests are under way, which is the limit")
         self._admitted += 1
         try:
+            joined = time.monotonic()
             songs = await asyncio.get_running_loop().run_in_executor(self._worker, self._sampler.start, request)
-            ticket = _Ticket(songs)
-            self._join(ticket)
+            ticket = _Ticket(songs, joined)
+            self._join(ticket, terms or Terms())
             try:
                 while True:
                     event = await ticket.events.get()
@@ -90,49 +102,52 @@ class Batcher:
         finally:
             self._admitted -= 1
 
-    def _join(self, ticket: _Ticket) -> None:
-        self._waiting += [(song, ticket) for song in ticket.songs if song.pending]
+    def _join(self, ticket: _Ticket, terms: Terms) -> None:
+        for song in ticket.songs:
+            if song.pending:
+                self._queue.add((song, ticket), terms)
         self._report(ticket, 0)  # cfg_star alone can finish a song without an evaluation
         if self._ticking is None or self._ticking.done():
             self._ticking = asyncio.create_task(self._tick_until_idle())
 
     def _leave(self, ticket: _Ticket) -> None:
-        self._waiting = [(song, owner) for song, owner in self._waiting if owner is not ticket]
+        self._queue.remove(lambda entry: entry[1] is ticket)
 
     async def _tick_until_idle(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting:
+        while len(self._queue):
             group = self._choose()
-            started = time.perf_counter()
+            tickets = list(dict.fromkeys(ticket for _, ticket in group))
             try:
-                rows = await loop.run_in_executor(self._worker, self._sampler.tick, [song for song, _ in group])
+                await self._tick([song for song, _ in group], tickets)
             except Exception as error:  # a defect: fail what was in the forward, serve on
                 log("tick_failed", level=logging.ERROR, exception=error)
-                for ticket in {ticket for _, ticket in group}:
+                for ticket in tickets:
                     ticket.events.put_nowait(StageError("a forward failed"))
                     self._leave(ticket)
-                continue
-            STEP_SECONDS.observe(time.perf_counter() - started)
-            BATCH_ROWS.observe(rows)
-            self._rotate(group)
-            for ticket in dict.fromkeys(ticket for _, ticket in group):
-                self._report(ticket, rows)
 
     def _choose(self) -> list[tuple[Song, _Ticket]]:
-        """The longest waiting song and those of its length, within the row budget; the first always goes."""
-        num_frames, rows = self._waiting[0][0].num_frames, 0
-        group: list[tuple[Song, _Ticket]] = []
-        for song, ticket in self._waiting:
-            if song.num_frames == num_frames and (not group or rows + song.pending_rows <= self._max_rows):
-                group.append((song, ticket))
-                rows += song.pending_rows
-        return group
+        return self._queue.choose(
+            size=lambda entry: entry[0].step_size,
+            remaining_seconds=lambda entry: entry[0].remaining_size * self._seconds_per_size,
+            now=time.monotonic(),
+        )
 
-    def _rotate(self, group: list[tuple[Song, _Ticket]]) -> None:
-        """Served songs go to the end; finished ones, and those whose request left meanwhile, go away."""
-        served = {id(song) for song, _ in group}
-        still_here = [entry for entry in self._waiting if id(entry[0]) in served and entry[0].pending]
-        self._waiting = [entry for entry in self._waiting if id(entry[0]) not in served] + still_here
+    async def _tick(self, songs: list[Song], tickets: list[_Ticket]) -> None:
+        size = sum(song.step_size for song in songs)
+        started = time.monotonic()
+        for ticket in tickets:
+            if not ticket.started:
+                ticket.started = True
+                QUEUE_SECONDS.labels("diffusion").observe(started - ticket.joined)
+        rows = await asyncio.get_running_loop().run_in_executor(self._worker, self._sampler.tick, songs)
+        seconds = time.monotonic() - started
+        self._seconds_per_size = SPEED_MEMORY * self._seconds_per_size + (1 - SPEED_MEMORY) * seconds / size
+        STEP_SECONDS.labels(_size_bucket(size)).observe(seconds)
+        BATCH_ROWS.observe(rows)
+        BATCH_FILL.observe(size / self._budget.size)
+        self._queue.remove(lambda entry: not entry[0].pending)
+        for ticket in tickets:
+            self._report(ticket, rows)
 
     def _report(self, ticket: _Ticket, rows: int) -> None:
         songs = ticket.songs
@@ -149,3 +164,8 @@ class Batcher:
         if len(latents) == len(songs):
             seconds = sum(song.device_seconds for song in songs)
             ticket.events.put_nowait(Result(latents, seconds, sum(song.evaluated_rows for song in songs)))
+
+
+def _size_bucket(size: int) -> str:
+    """The class of a forward as a label: the upper end of its sizes."""
+    return next((str(end) for end in SIZE_BUCKETS if size <= end), "inf")

@@ -1,7 +1,7 @@
 """The stage itself: songs under way and the forwards that advance them. Tensors in, tensors out; no gRPC, no event loop.
 
-A song is a task's generator with what its evaluations need. `Sampler.tick` packs the rows that several songs wait for into one forward and
-resumes each song with its own velocities. Nothing couples songs: the same song comes out alone and in company.
+A song is a task's generator with what its evaluations need. `Sampler.tick` packs the rows that several songs wait for into one forward,
+whatever their lengths, and resumes each song with its own velocities. Nothing couples songs: the same song comes out alone and in company.
 """
 
 import time
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from acestep_rpc.errors import AcestepError, ShapeTooLarge, StageError
 from diffusion_svc.adapters import Adaptation
+from diffusion_svc.branch_prompts import BranchPrompt, branch_prompts
 from diffusion_svc.model.low_rank import Updates
 from diffusion_svc.model.transformer import Context, Modulation, Row, Transformer
 from diffusion_svc.sampling.denoising import Evaluation, Task
@@ -55,6 +56,8 @@ class Song:
         num_windows: Parts that the task computes one after another, each over the whole schedule.
         updates: Low-rank updates of the request's adapters; None: none.
         pending: What the task waits for; empty once it is finished.
+        rows: Rows that answer it, each once.
+        answers: For each that is pending, which of the rows.
         result: Final latents [8, 16, T], or the error that ended the song.
     """
 
@@ -65,6 +68,8 @@ class Song:
     num_windows: int = 1
     updates: Updates | None = None
     pending: Sequence[Evaluation] = ()
+    rows: Sequence[Row] = ()
+    answers: Sequence[int] = ()
     result: Tensor | AcestepError | None = None
     steps_done: int = 0
     evaluated_rows: int = 0
@@ -78,12 +83,53 @@ class Song:
     @property
     def num_frames(self) -> int:
         """Length of the latents that wait to be evaluated; they are there."""
-        return self.pending[0].latents.shape[-1]
+        return self.rows[0].num_frames
 
     @property
-    def pending_rows(self) -> int:
-        """Rows that the next forward takes for this song."""
-        return len(self.pending)
+    def step_size(self) -> int:
+        """Rows x frames that the next forward takes for this song."""
+        return sum(row.num_frames for row in self.rows)
+
+    @property
+    def remaining_size(self) -> int:
+        """Rows x frames to the end, as if every step had all branches: a guess from above for most songs."""
+        rows = max(len(self.rows), len(self.contexts))
+        return (self.total_steps - self.steps_done) * rows * self.num_frames if self.rows else 0
+
+    def wait_for(self, pending: Sequence[Evaluation]) -> None:
+        """Take the evaluations to make next, and the rows that make them.
+
+        Two evaluations are one row where they would compute the same: the conditions of both branches are the same tensors and the latents
+        are equal. Without lyrics that holds for the full and the tags-only branch of double conditions in every guided step; in an edit
+        whose prompts have null conditions alike, for the null branches of its first step, when source and result are still the same.
+        """
+        self.pending = pending
+        self.steps_done = pending[0].window * len(self.modulations) + pending[0].timestep_index if pending else self.total_steps
+        rows: list[Row] = []
+        answers: list[int] = []
+        for evaluation in pending:
+            row = self._row(evaluation)
+            same = next((index for index, other in enumerate(rows) if _same(row, other)), len(rows))
+            answers.append(same)
+            if same == len(rows):
+                rows.append(row)
+        self.rows, self.answers = rows, answers
+
+    def _row(self, evaluation: Evaluation) -> Row:
+        return Row(
+            latents=evaluation.latents,
+            modulation=self.modulations[evaluation.timestep_index],
+            context=self.contexts[evaluation.branch],
+            weakened=self.weaken_null and evaluation.branch is Branch.NULL,
+            updates=self.updates,
+        )
+
+
+def _same(row: Row, other: Row) -> bool:
+    """Whether two rows of a song give the same velocity."""
+    if row.context is not other.context or row.weakened is not other.weakened or row.modulation is not other.modulation:
+        return False
+    return row.latents is other.latents or torch.equal(row.latents, other.latents)
 
 
 class Sampler:
@@ -91,10 +137,12 @@ class Sampler:
 
     Args:
         model: The transformer, in evaluation mode.
+        share_products: As in `Transformer.forward`.
     """
 
-    def __init__(self, model: Transformer) -> None:
+    def __init__(self, model: Transformer, share_products: bool | None = None) -> None:
         self.model = model
+        self._share_products = share_products
         self._modulations: OrderedDict[Hashable, list[Modulation]] = OrderedDict()
 
     @torch.inference_mode()
@@ -124,57 +172,49 @@ class Sampler:
 
     @torch.inference_mode()
     def tick(self, songs: Sequence[Song]) -> int:
-        """Evaluate what songs of one length wait for, in one forward, and resume them.
+        """Evaluate what songs wait for, in one forward, and resume them.
 
-        A song that the device cannot hold, even alone, ends with ShapeTooLarge; the others go on.
+        Songs that the device cannot hold together are evaluated in halves. One that it cannot hold alone ends with ShapeTooLarge; the
+        others go on.
 
         Args:
-            songs: Each with a pending evaluation, all with the same number of frames.
+            songs: Each with a pending evaluation, of any lengths.
         Returns:
             Rows in the forward.
         """
-        rows = [row for song in songs for row in self._rows(song)]
+        rows = [row for song in songs for row in song.rows]
         started = time.perf_counter()
         try:
-            velocities = self.model(rows)
+            velocities = self.model(rows, self._share_products)
         except torch.OutOfMemoryError as error:
             if len(songs) > 1:
-                return sum(self.tick([song]) for song in songs)
-            songs[0].result = ShapeTooLarge(
-                f"{len(rows)} rows of {songs[0].num_frames} frames do not fit: {error}", device=str(self.model.device)
-            )
-            songs[0].pending = ()
+                return self.tick(songs[: len(songs) // 2]) + self.tick(songs[len(songs) // 2 :])
+            self._end(songs[0], self._too_large(songs[0], error))
             return len(rows)
-        seconds_per_row = (time.perf_counter() - started) / len(rows)
-        answers = iter(velocities)
+        seconds_per_frame = (time.perf_counter() - started) / sum(song.step_size for song in songs)
+        of_row = iter(velocities)
         for song in songs:
-            song.evaluated_rows += song.pending_rows
-            song.device_seconds += song.pending_rows * seconds_per_row
-            self.resume(song, [next(answers) for _ in song.pending])
+            song.evaluated_rows += len(song.rows)
+            song.device_seconds += song.step_size * seconds_per_frame
+            own = [next(of_row) for _ in song.rows]
+            self.resume(song, [own[index] for index in song.answers])
         return len(rows)
 
-    def _rows(self, song: Song) -> list[Row]:
-        return [
-            Row(
-                latents=evaluation.latents,
-                modulation=song.modulations[evaluation.timestep_index],
-                context=song.contexts[evaluation.branch],
-                weakened=song.weaken_null and evaluation.branch is Branch.NULL,
-                updates=song.updates,
-            )
-            for evaluation in song.pending
-        ]
+    def _too_large(self, song: Song, error: torch.OutOfMemoryError) -> ShapeTooLarge:
+        return ShapeTooLarge(f"{len(song.rows)} rows of {song.num_frames} frames do not fit: {error}", device=str(self.model.device))
 
     def resume(self, song: Song, velocities: Sequence[Tensor] | None) -> None:
         """Let a song go on to its next evaluations or its end, with the velocities of the last ones; None starts it."""
         try:
-            song.pending = next(song.task) if velocities is None else song.task.send(velocities)
-            song.steps_done = song.pending[0].window * len(song.modulations) + song.pending[0].timestep_index
+            song.wait_for(next(song.task) if velocities is None else song.task.send(velocities))
         except StopIteration as stop:
-            song.pending = ()
-            song.steps_done = song.total_steps
             latents: Tensor = stop.value
-            song.result = latents.cpu() if bool(torch.isfinite(latents).all()) else StageError("the sampled latents are not finite")
+            finite = bool(torch.isfinite(latents).all())
+            self._end(song, latents.cpu() if finite else StageError("the sampled latents are not finite"))
+
+    def _end(self, song: Song, result: Tensor | AcestepError) -> None:
+        song.wait_for(())
+        song.result = result
 
     def _on_device(self, spec: TaskSpec) -> TaskSpec:
         if isinstance(spec, TextToMusic | Retake):
@@ -185,37 +225,25 @@ class Sampler:
         return seeded_noise(seed, (8, 16, num_frames), self.model.device)
 
     def _project(self, request: SamplingRequest) -> dict[Branch, Context]:
+        """Keys and values of each branch; branches under the same conditions have the same."""
         updates = request.adaptation.updates if request.adaptation else None
-        guidance = request.params.guidance
-        states = request.conditions
-        contexts = {Branch.FULL: self._project_full(states, updates)}
-        if guidance.active:
-            contexts[Branch.NULL] = self._project_null(states, updates)
-        if guidance.double_condition:
-            assert states.null_lyrics is not None
-            contexts[Branch.TEXT_ONLY] = self._project_states(states.text, states.null_lyrics, states.lyric_mask, updates)
-        if isinstance(request.task, Edit):
-            contexts[Branch.TARGET] = self._project_full(request.task.target, updates)
-            if guidance.active:
-                contexts[Branch.TARGET_NULL] = self._project_null(request.task.target, updates)
+        known: list[tuple[BranchPrompt, Context]] = []
+        contexts = {}
+        for branch, prompt in branch_prompts(request.conditions, request.task, request.params.guidance).items():
+            context = next((context for other, context in known if prompt.equals(other)), None)
+            if context is None:
+                context = self._project_prompt(prompt, updates)
+                known.append((prompt, context))
+            contexts[branch] = context
         return contexts
 
-    def _project_full(self, states: ConditionStates, updates: Updates | None) -> Context:
-        return self._project_states(states.text, states.lyrics, states.lyric_mask, updates)
-
-    def _project_null(self, states: ConditionStates, updates: Updates | None) -> Context:
-        assert states.null_lyrics is not None
-        text = torch.zeros_like(states.text) if states.null_text is None else states.null_text
-        mask = states.lyric_mask if states.null_lyric_mask is None else states.null_lyric_mask
-        return self._project_states(text, states.null_lyrics, mask, updates)
-
-    def _project_states(self, text: Tensor, lyrics: Tensor, lyric_mask: Tensor, updates: Updates | None) -> Context:
+    def _project_prompt(self, prompt: BranchPrompt, updates: Updates | None) -> Context:
         model = self.model
-        text, lyrics = text.to(model.device, model.dtype), lyrics.to(model.device, model.dtype)
+        text, lyrics = prompt.text.to(model.device, model.dtype), prompt.lyrics.to(model.device, model.dtype)
         conditions = model.embed_conditions(text[None], lyrics[None], updates=updates)[0]
-        if bool(lyric_mask.all()):
+        if bool(prompt.lyric_mask.all()):
             return model.project_context(conditions, updates=updates)
-        mask = torch.cat([torch.ones(1 + len(text), dtype=torch.bool), lyric_mask]).to(model.device)
+        mask = torch.cat([torch.ones(1 + len(text), dtype=torch.bool), prompt.lyric_mask]).to(model.device)
         return model.project_context(conditions, mask, updates)
 
     def _modulate(self, timesteps: tuple[float, ...], adaptation: Adaptation | None) -> list[Modulation]:

@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import dataclasses
 import math
+import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -16,15 +18,17 @@ from acestep_rpc.errors import InvalidRequest, ShapeTooLarge
 from acestep_rpc.server import Registration
 from acestep_rpc.telemetry import log
 from acestep_rpc.torch_tensor import pack, unpack
-from acestep_rpc.v1 import diffusion_pb2, diffusion_pb2_grpc, encoder_pb2, sampling_pb2, stage_pb2, stage_pb2_grpc
+from acestep_rpc.v1 import diffusion_pb2, diffusion_pb2_grpc, encoder_pb2, music_pb2, sampling_pb2, stage_pb2, stage_pb2_grpc
 from diffusion_svc.adapters import NAME, Adaptation, AdapterError, AdapterStore
 from diffusion_svc.batcher import Batcher, Progress
+from diffusion_svc.budget import Budget, forward_seconds, measure_budget
 from diffusion_svc.model.config import TransformerConfig
 from diffusion_svc.model.transformer import Transformer
 from diffusion_svc.sampler import Sampler, SamplingRequest
 from diffusion_svc.sampling.guidance import CfgType, GuidanceParams
 from diffusion_svc.sampling.params import SamplingParams, SchedulerType
 from diffusion_svc.sampling_defaults import read_sampling_defaults
+from diffusion_svc.scheduling import Priority, Terms
 from diffusion_svc.settings import Settings
 from diffusion_svc.task_fields import MAX_DURATION_SECONDS, TASKS, read_task
 from diffusion_svc.tasks import ConditionStates, windows_of
@@ -36,12 +40,19 @@ MAX_VARIANTS = 16
 MAX_STEPS = 1000
 MAX_ADAPTERS = 8
 MAX_ADAPTER_SCALE = 3.0
+MAX_TENANT_LENGTH = 128
 FLOAT_TYPES = (torch.float32, torch.bfloat16)
 
 _SCHEDULER_TYPES = {
     sampling_pb2.SCHEDULER_TYPE_EULER: SchedulerType.EULER,
     sampling_pb2.SCHEDULER_TYPE_HEUN: SchedulerType.HEUN,
     sampling_pb2.SCHEDULER_TYPE_PINGPONG: SchedulerType.PINGPONG,
+}
+_PRIORITIES = {
+    music_pb2.PRIORITY_UNSPECIFIED: Priority.NORMAL,
+    music_pb2.PRIORITY_BATCH: Priority.BATCH,
+    music_pb2.PRIORITY_NORMAL: Priority.NORMAL,
+    music_pb2.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
 }
 _CFG_TYPES = {
     sampling_pb2.CFG_TYPE_CFG: CfgType.CFG,
@@ -70,10 +81,10 @@ class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
         self, request: diffusion_pb2.SampleRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[diffusion_pb2.SampleResponse]:
         """Progress after each step, then the latents."""
-        sampling = read_request(request, self._config)
+        sampling, terms = read_request(request, self._config), read_terms(request, context.time_remaining())
         if request.adapters:
             sampling = dataclasses.replace(sampling, adaptation=await self._adapt(request.adapters))
-        async with contextlib.aclosing(self._batcher.sample(sampling)) as events:
+        async with contextlib.aclosing(self._batcher.sample(sampling, terms)) as events:
             async for event in events:
                 if isinstance(event, Progress):
                     progress = diffusion_pb2.SampleProgress(step=event.step, total_steps=event.total_steps, batch_rows=event.batch_rows)
@@ -140,19 +151,20 @@ async def load(settings: Settings) -> Sequence[Registration]:
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
 
-    def read() -> tuple[Transformer, str, AdapterStore]:
+    def read() -> tuple[Transformer, str, AdapterStore, Budget]:
         model = load_transformer(settings.checkpoint, device, dtype)
         adapters = AdapterStore(settings.adapters, model, settings.max_loaded_adapters)
         for name in settings.warm_adapters:
             adapters.load(name)
-        return model, model_digest(model), adapters
+        return model, model_digest(model), adapters, measure_budget(partial(forward_seconds, model), settings.step_seconds)
 
     sampling_defaults = read_sampling_defaults(settings.checkpoint)
-    model, digest, adapters = await asyncio.get_running_loop().run_in_executor(worker, read)
+    model, digest, adapters, budget = await asyncio.get_running_loop().run_in_executor(worker, read)
     log("weights_loaded", stage="diffusion", device=str(device), dtype=str(dtype), digest=digest, threads=torch.get_num_threads())
+    log("budget_measured", stage="diffusion", row_frames=budget.size, step_seconds=round(budget.seconds, 4))
     # WatchStatus: the base class answers UNIMPLEMENTED.
     stage = StageServicer(model, digest, adapters, sampling_defaults)  # type: ignore[abstract]
-    batcher = Batcher(Sampler(model), worker, settings.max_rows, settings.max_requests)
+    batcher = Batcher(Sampler(model), worker, budget, settings.max_requests)
     return (
         Registration(
             "acestep_rpc.v1.DiffusionService",
@@ -207,6 +219,20 @@ def read_request(request: diffusion_pb2.SampleRequest, config: TransformerConfig
     if max(frames, tokens) > config.max_position:
         raise ShapeTooLarge(f"{frames} frames and {tokens} tokens; the checkpoint has {config.max_position} positions")
     return SamplingRequest(conditions, params, tuple(request.seeds), task)
+
+
+def read_terms(request: diffusion_pb2.SampleRequest, time_remaining: float | None) -> Terms:
+    """The turn of a request, whose call has so many seconds left; None: all the time.
+
+    Raises:
+        InvalidRequest: No such class, or a name that is too long.
+    """
+    if request.priority not in _PRIORITIES:
+        raise InvalidRequest("priority", request.priority, ", ".join(music_pb2.Priority.keys()))
+    if len(request.tenant) > MAX_TENANT_LENGTH:
+        raise InvalidRequest("tenant", f"{len(request.tenant)} characters", f"at most {MAX_TENANT_LENGTH}")
+    deadline = math.inf if time_remaining is None else time.monotonic() + time_remaining
+    return Terms(_PRIORITIES[request.priority], deadline, request.tenant)
 
 
 def read_adapters(selections: Sequence[sampling_pb2.AdapterSelection]) -> list[tuple[str, float]]:

@@ -20,8 +20,9 @@ class Settings(ServerSettings):
     """float32, bfloat16, or auto: bfloat16 where the device computes it faster."""
     threads: int = 0
     """CPU threads; 0: one per core."""
-    max_rows: int = 16
-    """Rows in one forward; a song that wants more in one step, as an edit with many draws may, runs alone."""
+    step_seconds: float = 0.25
+    """Time that a forward may take: the start measures how many rows x frames take about so long, and no forward that songs share has more.
+    Lower: a song waits less for the others. One that takes longer in a single step runs alone, in turn with the others."""
     max_requests: int = 64
     """Requests under way and waiting; one more is refused."""
     adapters: Path | None = None
@@ -32,6 +33,8 @@ class Settings(ServerSettings):
     """Adapters loaded at the start, separated by commas; one that cannot be loaded stops it."""
 
     def __post_init__(self) -> None:
+        if not 0.001 <= self.step_seconds <= 60:
+            raise SettingsError(f"{PREFIX}STEP_SECONDS={self.step_seconds:g} is not allowed; allowed: 0.001 to 60")
         if self.max_loaded_adapters < 0:
             raise SettingsError(f"{PREFIX}MAX_LOADED_ADAPTERS={self.max_loaded_adapters} is not allowed; allowed: 0 or more")
         if self.warm_adapters and (self.adapters is None or len(self.warm_adapters) > self.max_loaded_adapters):

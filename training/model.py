@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from diffusion_svc.model.config import TransformerConfig
 from diffusion_svc.model.low_rank import RowUpdates
+from diffusion_svc.model.packing import ONE_GROUP, Groups
 from diffusion_svc.model.transformer import Rotary, Transformer, TransformerBlock, timestep_features
 from encoder_svc.model.lyric_encoder import LyricEncoderConfig, RelativeTransformer
 from training.conditions import Conditions
@@ -51,13 +52,15 @@ class TrainableBlock(TransformerBlock):
         key_mask: Tensor | None = None,
         convolution_mask: Tensor | None = None,
         row_updates: RowUpdates = (),
+        groups: Groups = ONE_GROUP,
         context: Tensor | None = None,
     ) -> Tensor:
         """[B, T, D] -> [B, T, D]; a context [B, L, D] stands in for keys_values. The rest is as in `TransformerBlock`."""
         if context is not None:
             positions = torch.arange(context.shape[1], device=context.device)
             keys_values = [self.cross_attn.project(context, rotary, rotary.tables(positions, context.dtype))]
-        return super().forward(x, modulation, keys_values, rotary, tables, query_scale, frame_mask, key_mask, convolution_mask, row_updates)
+        masks = (frame_mask, key_mask, convolution_mask)
+        return super().forward(x, modulation, keys_values, rotary, tables, query_scale, *masks, row_updates, groups)
 
 
 class TrainableTransformer(Transformer):
@@ -119,7 +122,7 @@ class TrainableTransformer(Transformer):
         tables = self.rotary.tables(torch.arange(x.shape[1], device=x.device), x.dtype)
         kept: dict[int, Tensor] = {}
         for index, block in enumerate(self.transformer_blocks):
-            x = self._run(block, x, modulation, (), self.rotary, tables, None, frame_mask, key_mask, isolated, (), context)
+            x = self._run(block, x, modulation, (), self.rotary, tables, None, frame_mask, key_mask, isolated, (), ONE_GROUP, context)
             if index in self.config.ssl_encoder_depths:
                 kept[index] = x
         return Prediction(self.final_layer(x, embedded).contiguous(), tuple(kept[depth] for depth in self.config.ssl_encoder_depths))

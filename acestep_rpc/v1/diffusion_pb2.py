@@ -23,39 +23,40 @@ _sym_db = _symbol_database.Default()
 
 
 from acestep_rpc.v1 import encoder_pb2 as acestep__rpc_dot_v1_dot_encoder__pb2
+from acestep_rpc.v1 import music_pb2 as acestep__rpc_dot_v1_dot_music__pb2
 from acestep_rpc.v1 import sampling_pb2 as acestep__rpc_dot_v1_dot_sampling__pb2
 from acestep_rpc.v1 import tensor_pb2 as acestep__rpc_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61\x63\x65step_rpc/v1/diffusion.proto\x12\x0e\x61\x63\x65step_rpc.v1\x1a\x1c\x61\x63\x65step_rpc/v1/encoder.proto\x1a\x1d\x61\x63\x65step_rpc/v1/sampling.proto\x1a\x1b\x61\x63\x65step_rpc/v1/tensor.proto\"/\n\x13TextToMusicSampling\x12\x18\n\x10\x64uration_seconds\x18\x01 \x01(\x01\"Z\n\x0eRetakeSampling\x12\x18\n\x10\x64uration_seconds\x18\x01 \x01(\x01\x12\x18\n\x10retake_variances\x18\x02 \x03(\x01\x12\x14\n\x0cretake_seeds\x18\x03 \x03(\x04\"<\n\x0eSamplingRegion\x12\x15\n\rstart_seconds\x18\x01 \x01(\x01\x12\x13\n\x0b\x65nd_seconds\x18\x02 \x01(\x01\"\xe4\x01\n\x0fRepaintSampling\x12&\n\x06source\x18\x01 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12/\n\x07regions\x18\x02 \x03(\x0b\x32\x1e.acestep_rpc.v1.SamplingRegion\x12\x17\n\x0fretake_variance\x18\x03 \x01(\x01\x12\x14\n\x0cretake_seeds\x18\x04 \x03(\x04\x12\x17\n\x0f\x66\x65\x61ther_seconds\x18\x05 \x01(\x01\x12\x1c\n\x0f\x63ontext_seconds\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\x12\n\x10_context_seconds\"{\n\x0e\x45xtendSampling\x12&\n\x06source\x18\x01 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12\x14\n\x0cleft_seconds\x18\x02 \x01(\x01\x12\x15\n\rright_seconds\x18\x03 \x01(\x01\x12\x14\n\x0cretake_seeds\x18\x04 \x03(\x04\"\xb6\x01\n\x0c\x45\x64itSampling\x12&\n\x06source\x18\x01 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12,\n\x06target\x18\x02 \x01(\x0b\x32\x1c.acestep_rpc.v1.Conditioning\x12\x12\n\nedit_n_min\x18\x03 \x01(\x01\x12\x12\n\nedit_n_max\x18\x04 \x01(\x01\x12\x12\n\nedit_n_avg\x18\x05 \x01(\r\x12\x14\n\x0cretake_seeds\x18\x06 \x03(\x04\"Z\n\x14\x41udioToAudioSampling\x12&\n\x06source\x18\x01 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12\x1a\n\x12ref_audio_strength\x18\x02 \x01(\x01\"\x82\x04\n\rSampleRequest\x12\x32\n\x0c\x63onditioning\x18\x01 \x01(\x0b\x32\x1c.acestep_rpc.v1.Conditioning\x12.\n\x06params\x18\x02 \x01(\x0b\x32\x1e.acestep_rpc.v1.SamplingParams\x12\r\n\x05seeds\x18\x03 \x03(\x04\x12\x32\n\x08\x61\x64\x61pters\x18\x04 \x03(\x0b\x32 .acestep_rpc.v1.AdapterSelection\x12<\n\rtext_to_music\x18\n \x01(\x0b\x32#.acestep_rpc.v1.TextToMusicSamplingH\x00\x12\x30\n\x06retake\x18\x0b \x01(\x0b\x32\x1e.acestep_rpc.v1.RetakeSamplingH\x00\x12\x32\n\x07repaint\x18\x0c \x01(\x0b\x32\x1f.acestep_rpc.v1.RepaintSamplingH\x00\x12\x30\n\x06\x65xtend\x18\r \x01(\x0b\x32\x1e.acestep_rpc.v1.ExtendSamplingH\x00\x12,\n\x04\x65\x64it\x18\x0e \x01(\x0b\x32\x1c.acestep_rpc.v1.EditSamplingH\x00\x12>\n\x0e\x61udio_to_audio\x18\x0f \x01(\x0b\x32$.acestep_rpc.v1.AudioToAudioSamplingH\x00\x42\x06\n\x04task\"G\n\x0eSampleProgress\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x13\n\x0btotal_steps\x18\x02 \x01(\r\x12\x12\n\nbatch_rows\x18\x03 \x01(\r\"g\n\x0cSampleResult\x12\'\n\x07latents\x18\x01 \x03(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12\x16\n\x0e\x64\x65vice_seconds\x18\x02 \x01(\x01\x12\x16\n\x0e\x65valuated_rows\x18\x03 \x01(\r\"}\n\x0eSampleResponse\x12\x32\n\x08progress\x18\x01 \x01(\x0b\x32\x1e.acestep_rpc.v1.SampleProgressH\x00\x12.\n\x06result\x18\x02 \x01(\x0b\x32\x1c.acestep_rpc.v1.SampleResultH\x00\x42\x07\n\x05\x65vent2]\n\x10\x44iffusionService\x12I\n\x06Sample\x12\x1d.acestep_rpc.v1.SampleRequest\x1a\x1e.acestep_rpc.v1.SampleResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61\x63\x65step_rpc/v1/diffusion.proto\x12\x0e\x61\x63\x65step_rpc.v1\x1a\x1c\x61\x63\x65step_rpc/v1/encoder.proto\x1a\x1a\x61\x63\x65step_rpc/v1/music.proto\x1a\x1d\x61\x63\x65step_rpc/v1/sampling.proto\x1a\x1b\x61\x63\x65step_rpc/v1/tensor.proto\"/\n\x13TextToMusicSampling\x12\x18\n\x10\x64uration_seconds\x18\x01 \x01(\x01\"Z\n\x0eRetakeSampling\x12\x18\n\x10\x64uration_seconds\x18\x01 \x01(\x01\x12\x18\n\x10retake_variances\x18\x02 \x03(\x01\x12\x14\n\x0cretake_seeds\x18\x03 \x03(\x04\"<\n\x0eSamplingRegion\x12\x15\n\rstart_seconds\x18\x01 \x01(\x01\x12\x13\n\x0b\x65nd_seconds\x18\x02 \x01(\x01\"\xe4\x01\n\x0fRepaintSampling\x12&\n\x06source\x18\x01 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12/\n\x07regions\x18\x02 \x03(\x0b\x32\x1e.acestep_rpc.v1.SamplingRegion\x12\x17\n\x0fretake_variance\x18\x03 \x01(\x01\x12\x14\n\x0cretake_seeds\x18\x04 \x03(\x04\x12\x17\n\x0f\x66\x65\x61ther_seconds\x18\x05 \x01(\x01\x12\x1c\n\x0f\x63ontext_seconds\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\x12\n\x10_context_seconds\"{\n\x0e\x45xtendSampling\x12&\n\x06source\x18\x01 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12\x14\n\x0cleft_seconds\x18\x02 \x01(\x01\x12\x15\n\rright_seconds\x18\x03 \x01(\x01\x12\x14\n\x0cretake_seeds\x18\x04 \x03(\x04\"\xb6\x01\n\x0c\x45\x64itSampling\x12&\n\x06source\x18\x01 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12,\n\x06target\x18\x02 \x01(\x0b\x32\x1c.acestep_rpc.v1.Conditioning\x12\x12\n\nedit_n_min\x18\x03 \x01(\x01\x12\x12\n\nedit_n_max\x18\x04 \x01(\x01\x12\x12\n\nedit_n_avg\x18\x05 \x01(\r\x12\x14\n\x0cretake_seeds\x18\x06 \x03(\x04\"Z\n\x14\x41udioToAudioSampling\x12&\n\x06source\x18\x01 \x01(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12\x1a\n\x12ref_audio_strength\x18\x02 \x01(\x01\"\xbe\x04\n\rSampleRequest\x12\x32\n\x0c\x63onditioning\x18\x01 \x01(\x0b\x32\x1c.acestep_rpc.v1.Conditioning\x12.\n\x06params\x18\x02 \x01(\x0b\x32\x1e.acestep_rpc.v1.SamplingParams\x12\r\n\x05seeds\x18\x03 \x03(\x04\x12\x32\n\x08\x61\x64\x61pters\x18\x04 \x03(\x0b\x32 .acestep_rpc.v1.AdapterSelection\x12*\n\x08priority\x18\x05 \x01(\x0e\x32\x18.acestep_rpc.v1.Priority\x12\x0e\n\x06tenant\x18\x06 \x01(\t\x12<\n\rtext_to_music\x18\n \x01(\x0b\x32#.acestep_rpc.v1.TextToMusicSamplingH\x00\x12\x30\n\x06retake\x18\x0b \x01(\x0b\x32\x1e.acestep_rpc.v1.RetakeSamplingH\x00\x12\x32\n\x07repaint\x18\x0c \x01(\x0b\x32\x1f.acestep_rpc.v1.RepaintSamplingH\x00\x12\x30\n\x06\x65xtend\x18\r \x01(\x0b\x32\x1e.acestep_rpc.v1.ExtendSamplingH\x00\x12,\n\x04\x65\x64it\x18\x0e \x01(\x0b\x32\x1c.acestep_rpc.v1.EditSamplingH\x00\x12>\n\x0e\x61udio_to_audio\x18\x0f \x01(\x0b\x32$.acestep_rpc.v1.AudioToAudioSamplingH\x00\x42\x06\n\x04task\"G\n\x0eSampleProgress\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x13\n\x0btotal_steps\x18\x02 \x01(\r\x12\x12\n\nbatch_rows\x18\x03 \x01(\r\"g\n\x0cSampleResult\x12\'\n\x07latents\x18\x01 \x03(\x0b\x32\x16.acestep_rpc.v1.Tensor\x12\x16\n\x0e\x64\x65vice_seconds\x18\x02 \x01(\x01\x12\x16\n\x0e\x65valuated_rows\x18\x03 \x01(\r\"}\n\x0eSampleResponse\x12\x32\n\x08progress\x18\x01 \x01(\x0b\x32\x1e.acestep_rpc.v1.SampleProgressH\x00\x12.\n\x06result\x18\x02 \x01(\x0b\x32\x1c.acestep_rpc.v1.SampleResultH\x00\x42\x07\n\x05\x65vent2]\n\x10\x44iffusionService\x12I\n\x06Sample\x12\x1d.acestep_rpc.v1.SampleRequest\x1a\x1e.acestep_rpc.v1.SampleResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'acestep_rpc.v1.diffusion_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TEXTTOMUSICSAMPLING']._serialized_start=140
-  _globals['_TEXTTOMUSICSAMPLING']._serialized_end=187
-  _globals['_RETAKESAMPLING']._serialized_start=189
-  _globals['_RETAKESAMPLING']._serialized_end=279
-  _globals['_SAMPLINGREGION']._serialized_start=281
-  _globals['_SAMPLINGREGION']._serialized_end=341
-  _globals['_REPAINTSAMPLING']._serialized_start=344
-  _globals['_REPAINTSAMPLING']._serialized_end=572
-  _globals['_EXTENDSAMPLING']._serialized_start=574
-  _globals['_EXTENDSAMPLING']._serialized_end=697
-  _globals['_EDITSAMPLING']._serialized_start=700
-  _globals['_EDITSAMPLING']._serialized_end=882
-  _globals['_AUDIOTOAUDIOSAMPLING']._serialized_start=884
-  _globals['_AUDIOTOAUDIOSAMPLING']._serialized_end=974
-  _globals['_SAMPLEREQUEST']._serialized_start=977
-  _globals['_SAMPLEREQUEST']._serialized_end=1491
-  _globals['_SAMPLEPROGRESS']._serialized_start=1493
-  _globals['_SAMPLEPROGRESS']._serialized_end=1564
-  _globals['_SAMPLERESULT']._serialized_start=1566
-  _globals['_SAMPLERESULT']._serialized_end=1669
-  _globals['_SAMPLERESPONSE']._serialized_start=1671
-  _globals['_SAMPLERESPONSE']._serialized_end=1796
-  _globals['_DIFFUSIONSERVICE']._serialized_start=1798
-  _globals['_DIFFUSIONSERVICE']._serialized_end=1891
+  _globals['_TEXTTOMUSICSAMPLING']._serialized_start=168
+  _globals['_TEXTTOMUSICSAMPLING']._serialized_end=215
+  _globals['_RETAKESAMPLING']._serialized_start=217
+  _globals['_RETAKESAMPLING']._serialized_end=307
+  _globals['_SAMPLINGREGION']._serialized_start=309
+  _globals['_SAMPLINGREGION']._serialized_end=369
+  _globals['_REPAINTSAMPLING']._serialized_start=372
+  _globals['_REPAINTSAMPLING']._serialized_end=600
+  _globals['_EXTENDSAMPLING']._serialized_start=602
+  _globals['_EXTENDSAMPLING']._serialized_end=725
+  _globals['_EDITSAMPLING']._serialized_start=728
+  _globals['_EDITSAMPLING']._serialized_end=910
+  _globals['_AUDIOTOAUDIOSAMPLING']._serialized_start=912
+  _globals['_AUDIOTOAUDIOSAMPLING']._serialized_end=1002
+  _globals['_SAMPLEREQUEST']._serialized_start=1005
+  _globals['_SAMPLEREQUEST']._serialized_end=1579
+  _globals['_SAMPLEPROGRESS']._serialized_start=1581
+  _globals['_SAMPLEPROGRESS']._serialized_end=1652
+  _globals['_SAMPLERESULT']._serialized_start=1654
+  _globals['_SAMPLERESULT']._serialized_end=1757
+  _globals['_SAMPLERESPONSE']._serialized_start=1759
+  _globals['_SAMPLERESPONSE']._serialized_end=1884
+  _globals['_DIFFUSIONSERVICE']._serialized_start=1886
+  _globals['_DIFFUSIONSERVICE']._serialized_end=1979
 # @@protoc_insertion_point(module_scope)

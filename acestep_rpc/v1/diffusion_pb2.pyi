@@ -1,4 +1,5 @@
 from acestep_rpc.v1 import encoder_pb2 as _encoder_pb2
+from acestep_rpc.v1 import music_pb2 as _music_pb2
 from acestep_rpc.v1 import sampling_pb2 as _sampling_pb2
 from acestep_rpc.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf.internal import containers as _containers
@@ -86,11 +87,13 @@ class AudioToAudioSampling(_message.Message):
     def __init__(self, source: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., ref_audio_strength: _Optional[float] = ...) -> None: ...
 
 class SampleRequest(_message.Message):
-    __slots__ = ("conditioning", "params", "seeds", "adapters", "text_to_music", "retake", "repaint", "extend", "edit", "audio_to_audio")
+    __slots__ = ("conditioning", "params", "seeds", "adapters", "priority", "tenant", "text_to_music", "retake", "repaint", "extend", "edit", "audio_to_audio")
     CONDITIONING_FIELD_NUMBER: _ClassVar[int]
     PARAMS_FIELD_NUMBER: _ClassVar[int]
     SEEDS_FIELD_NUMBER: _ClassVar[int]
     ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     TEXT_TO_MUSIC_FIELD_NUMBER: _ClassVar[int]
     RETAKE_FIELD_NUMBER: _ClassVar[int]
     REPAINT_FIELD_NUMBER: _ClassVar[int]
@@ -101,13 +104,15 @@ class SampleRequest(_message.Message):
     params: _sampling_pb2.SamplingParams
     seeds: _containers.RepeatedScalarFieldContainer[int]
     adapters: _containers.RepeatedCompositeFieldContainer[_sampling_pb2.AdapterSelection]
+    priority: _music_pb2.Priority
+    tenant: str
     text_to_music: TextToMusicSampling
     retake: RetakeSampling
     repaint: RepaintSampling
     extend: ExtendSampling
     edit: EditSampling
     audio_to_audio: AudioToAudioSampling
-    def __init__(self, conditioning: _Optional[_Union[_encoder_pb2.Conditioning, _Mapping]] = ..., params: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., seeds: _Optional[_Iterable[int]] = ..., adapters: _Optional[_Iterable[_Union[_sampling_pb2.AdapterSelection, _Mapping]]] = ..., text_to_music: _Optional[_Union[TextToMusicSampling, _Mapping]] = ..., retake: _Optional[_Union[RetakeSampling, _Mapping]] = ..., repaint: _Optional[_Union[RepaintSampling, _Mapping]] = ..., extend: _Optional[_Union[ExtendSampling, _Mapping]] = ..., edit: _Optional[_Union[EditSampling, _Mapping]] = ..., audio_to_audio: _Optional[_Union[AudioToAudioSampling, _Mapping]] = ...) -> None: ...
+    def __init__(self, conditioning: _Optional[_Union[_encoder_pb2.Conditioning, _Mapping]] = ..., params: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., seeds: _Optional[_Iterable[int]] = ..., adapters: _Optional[_Iterable[_Union[_sampling_pb2.AdapterSelection, _Mapping]]] = ..., priority: _Optional[_Union[_music_pb2.Priority, str]] = ..., tenant: _Optional[str] = ..., text_to_music: _Optional[_Union[TextToMusicSampling, _Mapping]] = ..., retake: _Optional[_Union[RetakeSampling, _Mapping]] = ..., repaint: _Optional[_Union[RepaintSampling, _Mapping]] = ..., extend: _Optional[_Union[ExtendSampling, _Mapping]] = ..., edit: _Optional[_Union[EditSampling, _Mapping]] = ..., audio_to_audio: _Optional[_Union[AudioToAudioSampling, _Mapping]] = ...) -> None: ...
 
 class SampleProgress(_message.Message):
     __slots__ = ("step", "total_steps", "batch_rows")

@@ -4,7 +4,12 @@ It knows neither schedules nor guidance nor requests. Conditions are projected o
 (`modulate`); an evaluation (`forward`) takes rows that each bring their own. Linear layers are called through `adapted`, so that each row
 can have its own low-rank updates.
 
-Letters: B rows, T latent frames (one token each), L condition tokens, D width, H heads, d head width.
+Rows of different lengths lie one after another on one token axis: linear layers see all tokens at once, and what runs over time (the
+normalisation of the patch embedding, both attentions, the depthwise convolution) or differs from row to row goes group by group, a group
+being neighbours of one length (`packing.py`). Nothing is padded, so nothing can leak from padding.
+
+Letters: B rows, T latent frames (one token each), S tokens of all rows, L condition tokens, D width, H heads, d head width. Where a layer
+takes groups, its [B, T, D] are [S, D] when there are several.
 """
 
 import itertools
@@ -18,6 +23,7 @@ from torch.nn import functional as F
 
 from diffusion_svc.model.config import LATENT_CHANNELS, LATENT_HEIGHT, PATCH_WIDTH, TIMESTEP_WIDTH, TransformerConfig
 from diffusion_svc.model.low_rank import RowUpdates, Updates, adapted, add_updates, on_all_rows
+from diffusion_svc.model.packing import ONE_GROUP, Groups
 
 ATTENTION_EPSILON = 1e-15
 NORM_EPSILON = 1e-6
@@ -71,6 +77,11 @@ class Row:
     control_scale: float = 1.0
     updates: Updates | None = None
 
+    @property
+    def num_frames(self) -> int:
+        """T."""
+        return self.latents.shape[-1]
+
 
 def rms_norm(x: Tensor) -> Tensor:
     """Divide by the root mean square over the last axis, in float32, without a weight."""
@@ -110,10 +121,12 @@ class Rotary(nn.Module):
         return angles.cos().to(dtype).float(), angles.sin().to(dtype).float()
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Apply tables [P, d] to x [..., P, d] in float32; the result is float32.
+        """Apply tables [P, d], or the start of longer ones, to x [..., P, d] in float32; the result is float32.
 
         out[2j] = x[2j] cos[2j] - x[2j+1] sin[2j];  out[2j+1] = x[2j+1] cos[2j+1] + x[2j] sin[2j+1]
         """
+        if len(cos) > x.shape[-2]:
+            cos, sin = cos[: x.shape[-2]], sin[: x.shape[-2]]
         wide = x.float()
         even, odd = wide[..., 0::2], wide[..., 1::2]
         turned = torch.stack([-odd, even], dim=-1).flatten(-2)
@@ -137,25 +150,36 @@ class SelfAttention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
     def forward(
-        self, x: Tensor, rotary: Rotary, tables: tuple[Tensor, Tensor], frame_mask: Tensor | None, row_updates: RowUpdates = ()
+        self,
+        x: Tensor,
+        rotary: Rotary,
+        tables: tuple[Tensor, Tensor],
+        frame_mask: Tensor | None,
+        row_updates: RowUpdates = (),
+        groups: Groups = ONE_GROUP,
     ) -> Tensor:
         """[B, T, D] -> [B, T, D]; a padded frame (frame_mask [B, T] is 0) gives the output bias."""
-        query, key, value = (
-            torch.unflatten(adapted(projection, x, row_updates), -1, (self.heads, -1)).transpose(1, 2)  # [B, H, T, d]
-            for projection in (self.to_q, self.to_k, self.to_v)
-        )
+        query, key, value = (adapted(projection, x, row_updates) for projection in (self.to_q, self.to_k, self.to_v))
+        by_group = zip(groups.split(query), groups.split(key), groups.split(value), groups.split_or_none(frame_mask), strict=True)
+        parts = [self._attend(query, key, value, rotary, tables, mask) for query, key, value, mask in by_group]
+        return adapted(self.to_out[0], groups.join(parts), row_updates)
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, rotary: Rotary, tables: tuple[Tensor, Tensor], frame_mask: Tensor | None
+    ) -> Tensor:
+        dtype = query.dtype
+        query, key, value = (torch.unflatten(x, -1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))  # [B, H, T, d]
         if frame_mask is not None:
-            mask = frame_mask[:, None, :, None].to(x.dtype)
+            mask = frame_mask[:, None, :, None].to(dtype)
             query, key, value = query * mask, key * mask, value * mask
         query = F.relu(rotary(query, *tables))
         key = F.relu(rotary(key, *tables))
         # Sums over frames first: [d, d] a head instead of [T, T]. They stay in float32 under a trainer's autocast too.
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(query.device.type, enabled=False):
             state = key.transpose(-1, -2) @ value.float()  # [B, H, d, d]
             total = key.sum(dim=-2).unsqueeze(-1)  # [B, H, d, 1]
             out = (query @ state) / (query @ total + ATTENTION_EPSILON)
-        merged = out.transpose(1, 2).flatten(-2).to(x.dtype)
-        return adapted(self.to_out[0], merged, row_updates)
+        return out.transpose(1, 2).flatten(-2).to(dtype)
 
 
 class CrossAttention(nn.Module):
@@ -192,6 +216,7 @@ class CrossAttention(nn.Module):
         frame_mask: Tensor | None,
         key_mask: Tensor | None = None,
         row_updates: RowUpdates = (),
+        groups: Groups = ONE_GROUP,
     ) -> Tensor:
         """[B, T, D] -> [B, T, D], each row attending to its own keys and values; a pair [G, H, L, d] serves the next G rows.
 
@@ -201,16 +226,30 @@ class CrossAttention(nn.Module):
         query = adapted(self.to_q, x, row_updates)
         if query_scale is not None:
             query = query * query_scale
-        query = torch.unflatten(query, -1, (self.heads, -1)).transpose(1, 2)  # [B, H, T, d]
+        parts = [
+            self._attend(part, pairs, rotary, tables, key_mask)
+            for part, pairs in zip(groups.split(query), groups.split_rows(keys_values), strict=True)
+        ]
+        merged = groups.join(parts)
+        if frame_mask is not None:
+            merged = merged * frame_mask[..., None].to(x.dtype)
+        return adapted(self.to_out[0], merged, row_updates)
+
+    def _attend(
+        self,
+        x: Tensor,
+        keys_values: Sequence[tuple[Tensor, Tensor]],
+        rotary: Rotary,
+        tables: tuple[Tensor, Tensor],
+        key_mask: Tensor | None,
+    ) -> Tensor:
+        query = torch.unflatten(x, -1, (self.heads, -1)).transpose(1, 2)  # [B, H, T, d]
         query = rotary(query, *tables).to(x.dtype)
         rows = [
             F.scaled_dot_product_attention(some, key, value, key_mask) if key.shape[-2] else torch.zeros_like(some)
             for some, (key, value) in zip(query.split([key.shape[0] for key, _ in keys_values]), keys_values, strict=True)
         ]
-        merged = torch.cat(rows).transpose(1, 2).flatten(-2)
-        if frame_mask is not None:
-            merged = merged * frame_mask[:, :, None].to(x.dtype)
-        return adapted(self.to_out[0], merged, row_updates)
+        return torch.cat(rows).transpose(1, 2).flatten(-2)
 
 
 class _Convolution(nn.Module):
@@ -237,17 +276,18 @@ class FeedForward(nn.Module):
         self.depth_conv = _Convolution(nn.Conv1d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden))
         self.point_conv = _Convolution(nn.Conv1d(hidden, width, 1, bias=False))
 
-    def forward(self, x: Tensor, frame_mask: Tensor | None = None, row_updates: RowUpdates = ()) -> Tensor:
+    def forward(self, x: Tensor, frame_mask: Tensor | None = None, row_updates: RowUpdates = (), groups: Groups = ONE_GROUP) -> Tensor:
         """[B, T, D] -> [B, T, D]; frames that frame_mask [B, T] leaves out do not reach their neighbours."""
         inverted, depth, point = self.inverted_conv.conv, self.depth_conv.conv, self.point_conv.conv
         hidden = F.silu(add_updates(F.linear(x, inverted.weight[..., 0], inverted.bias), inverted, x, row_updates))
         if frame_mask is not None:
-            hidden = hidden * frame_mask[:, :, None].to(hidden.dtype)
+            hidden = hidden * frame_mask[..., None].to(hidden.dtype)
         assert depth.bias is not None
         before, here, after = depth.weight[:, 0].unbind(-1)
         mixed = torch.addcmul(depth.bias, hidden, here)
-        mixed[:, 1:].addcmul_(hidden[:, :-1], before)
-        mixed[:, :-1].addcmul_(hidden[:, 1:], after)
+        for part, source in zip(groups.split(mixed), groups.split(hidden), strict=True):  # a row's ends have no neighbours
+            part[:, 1:].addcmul_(source[:, :-1], before)
+            part[:, :-1].addcmul_(source[:, 1:], after)
         content, gate = mixed.chunk(2, dim=-1)
         gated = content * F.silu(gate)
         return add_updates(F.linear(gated, point.weight[..., 0]), point, gated, row_updates)
@@ -280,14 +320,34 @@ class TransformerBlock(nn.Module):
         key_mask: Tensor | None = None,
         convolution_mask: Tensor | None = None,
         row_updates: RowUpdates = (),
+        groups: Groups = ONE_GROUP,
     ) -> Tensor:
-        """[B, T, D] -> [B, T, D] with modulation [B, 6, D], query_scale [B, 1, 1] and, in training, frame_mask for the convolution too."""
+        """[B, T, D] -> [B, T, D] with modulation [B, 6, D], query_scale [B, 1, 1] and, in training, frame_mask for the convolution too.
+
+        Tables are those of the longest row.
+        """
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = (self.scale_shift_table + modulation).unsqueeze(2).unbind(1)
-        hidden = rms_norm(x) * (1 + scale_attn) + shift_attn
-        x = x + gate_attn * self.attn(hidden, rotary, tables, frame_mask, row_updates)
-        x = x + self.cross_attn(x, keys_values, rotary, tables, query_scale, frame_mask, key_mask, row_updates)
-        hidden = rms_norm(x) * (1 + scale_ff) + shift_ff
-        return x + gate_ff * self.ff(hidden, convolution_mask, row_updates)  # type: ignore[no-any-return]
+        hidden = _modulated(rms_norm(x), scale_attn, shift_attn, groups)
+        x = _gated(x, gate_attn, self.attn(hidden, rotary, tables, frame_mask, row_updates, groups), groups)
+        x = x + self.cross_attn(x, keys_values, rotary, tables, query_scale, frame_mask, key_mask, row_updates, groups)
+        hidden = _modulated(rms_norm(x), scale_ff, shift_ff, groups)
+        return _gated(x, gate_ff, self.ff(hidden, convolution_mask, row_updates, groups), groups)
+
+
+def _modulated(x: Tensor, scale: Tensor, shift: Tensor, groups: Groups) -> Tensor:
+    """Scale and shift tokens [B, T, D] by their row's [B, 1, D]."""
+    if not groups.packed:
+        return x * (1 + scale) + shift
+    by_group = zip(groups.split(x), groups.split_rows(scale), groups.split_rows(shift), strict=True)
+    return groups.join([part * (1 + scales) + shifts for part, scales, shifts in by_group])
+
+
+def _gated(x: Tensor, gate: Tensor, update: Tensor, groups: Groups) -> Tensor:
+    """Add an update of tokens [B, T, D], weighted by their row's gate [B, 1, D]."""
+    if not groups.packed:
+        return x + gate * update
+    by_group = zip(groups.split(x), groups.split_rows(gate), groups.split(update), strict=True)
+    return groups.join([part + gates * change for part, gates, change in by_group])
 
 
 class PatchEmbedding(nn.Module):
@@ -440,10 +500,10 @@ class Transformer(nn.Module):
         return [Modulation(blocks=block, final=final) for block, final in zip(blocks, embedded, strict=True)]
 
     def forward(self, rows: Sequence[Row], share_products: bool | None = None) -> list[Tensor]:
-        """Evaluate rows of one length together.
+        """Evaluate rows together.
 
         Args:
-            rows: With the same T, dtype and device; conditions of any lengths.
+            rows: With the same dtype and device; latents and conditions of any lengths.
             share_products: Put all rows into the same matrix products. Default: not on a CPU, where that gains nothing (the products are
                 compute-bound at one row) and the library's blocking would let neighbours change the last bits of a row.
         Returns:
@@ -451,40 +511,60 @@ class Transformer(nn.Module):
         """
         if share_products is None:
             share_products = self.device.type != "cpu"
-        groups = [list(rows)] if share_products else [[row] for row in rows]
-        return [velocity for group in groups for velocity in self._evaluate(group).float().unbind(0)]
+        if not share_products:
+            return [velocity for row in rows for velocity in self._evaluate([row])]
+        order = sorted(range(len(rows)), key=lambda index: rows[index].num_frames)
+        velocities = dict(zip(order, self._evaluate([rows[index] for index in order]), strict=True))
+        return [velocities[index] for index in range(len(rows))]
 
-    def _evaluate(self, rows: list[Row]) -> Tensor:
-        row_updates = _row_updates(rows)
-        x = self.proj_in(torch.stack([row.latents for row in rows]).to(self.dtype), row_updates)
-        if any(row.control is not None for row in rows):
-            x = torch.stack([_add_control(hidden, row) for hidden, row in zip(x, rows, strict=True)])
+    def _evaluate(self, rows: list[Row]) -> list[Tensor]:
+        """Velocities of rows in the order of their lengths."""
+        groups = Groups.of([row.num_frames for row in rows])
+        by_group = groups.split_rows(rows)
+        x = groups.join([self._embed(group) for group in by_group])
         frame_mask = None
         if any(row.frame_mask is not None for row in rows):
-            frame_mask = torch.stack([x.new_ones(x.shape[1]) if row.frame_mask is None else row.frame_mask for row in rows])
+            frame_mask = groups.join([torch.stack([_frame_mask(row, x) for row in group]) for group in by_group])
         query_scale = None
         if any(row.weakened for row in rows):
-            query_scale = x.new_tensor([WEAKENED_QUERY_SCALE if row.weakened else 1.0 for row in rows])[:, None, None]
-        tables = self.rotary.tables(torch.arange(x.shape[1], device=x.device), x.dtype)
+            query_scale = groups.spread(x.new_tensor([WEAKENED_QUERY_SCALE if row.weakened else 1.0 for row in rows])[:, None, None])
+        tables = self.rotary.tables(torch.arange(rows[-1].num_frames, device=x.device), x.dtype)
         modulation = torch.stack([row.modulation.blocks for row in rows])
+        row_updates = _row_updates(rows, groups)
         for index, block in enumerate(self.transformer_blocks):
             keys_values = [(row.context.keys[index], row.context.values[index]) for row in rows]
             scale = query_scale if index in WEAKENED_BLOCKS else None
-            x = block(x, modulation, keys_values, self.rotary, tables, scale, frame_mask, row_updates=row_updates)
-        return self.final_layer(x, torch.stack([row.modulation.final for row in rows]), row_updates)  # type: ignore[no-any-return]
+            x = block(x, modulation, keys_values, self.rotary, tables, scale, frame_mask, row_updates=row_updates, groups=groups)
+        return [velocity for part, group in zip(groups.split(x), by_group, strict=True) for velocity in self._finish(part, group)]
+
+    def _embed(self, rows: Sequence[Row]) -> Tensor:
+        x = self.proj_in(torch.stack([row.latents for row in rows]).to(self.dtype), _row_updates(rows))
+        if any(row.control is not None for row in rows):
+            x = torch.stack([_add_control(hidden, row) for hidden, row in zip(x, rows, strict=True)])
+        return x  # type: ignore[no-any-return]
+
+    def _finish(self, x: Tensor, rows: Sequence[Row]) -> Sequence[Tensor]:
+        velocities = self.final_layer(x, torch.stack([row.modulation.final for row in rows]), _row_updates(rows))
+        return velocities.float().unbind(0)  # type: ignore[no-any-return]
 
 
-def _row_updates(rows: Sequence[Row]) -> RowUpdates:
+def _row_updates(rows: Sequence[Row], groups: Groups = ONE_GROUP) -> RowUpdates:
     """Neighbours under the same updates, as the branches of a song are, share their products."""
+    if not any(row.updates for row in rows):
+        return ()
     spans: list[tuple[slice, Updates]] = []
     start = 0
     for _, group in itertools.groupby(rows, key=lambda row: id(row.updates)):
         first, *others = group
         stop = start + 1 + len(others)
         if first.updates:
-            spans.append((slice(start, stop), first.updates))
+            spans.append((groups.tokens_of(slice(start, stop)), first.updates))
         start = stop
     return spans
+
+
+def _frame_mask(row: Row, x: Tensor) -> Tensor:
+    return x.new_ones(row.num_frames) if row.frame_mask is None else row.frame_mask.to(x.dtype)
 
 
 def _add_control(hidden: Tensor, row: Row) -> Tensor:

@@ -47,6 +47,14 @@ def test_a_song_is_the_same_in_company(model):
     assert difference(company, alone) < tolerance(model)
 
 
+def test_a_song_is_the_same_beside_songs_of_other_lengths(model):
+    own = tiny.sampling_request(seeds=(3,), num_frames=64)
+    others = [tiny.sampling_request((seed,), 7 + 40 * seed, states=tiny.conditions(seed, 2, 3 + seed)) for seed in range(5)]
+    (alone,) = run(model, own)
+    *_, company = run(model, *others, own)
+    assert difference(company, alone) < tolerance(model)
+
+
 def test_the_same_run_twice_has_the_same_bits(model):
     request = tiny.sampling_request(seeds=(1, 2), num_frames=64)
     for first, second in zip(run(model, request), run(model, request), strict=True):

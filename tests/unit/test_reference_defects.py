@@ -58,7 +58,7 @@ def test_defect_7_heuns_guidance_window_counts_its_steps_and_not_its_evaluations
     (song,) = sampler.start(tiny.sampling_request(params=params))
     rows = []
     while song.pending:
-        rows.append(song.pending_rows)
+        rows.append(len(song.rows))
         sampler.tick([song])
     assert rows == [2] * 6 + [1] * 5
 
@@ -85,7 +85,7 @@ def test_defect_25_the_source_of_an_edit_has_momentum_and_the_target_has_none():
     velocities, latents, difference = {}, source, None
     for _ in range(2):
         evaluations = song.pending
-        velocities = dict(zip((e.branch for e in evaluations), sampler.model(sampler._rows(song)), strict=True))
+        velocities = dict(zip((e.branch for e in evaluations), sampler.model(song.rows), strict=True))
         momentum = velocities[Branch.FULL] - velocities[Branch.NULL]
         difference = momentum if difference is None else momentum - 0.75 * difference
         latents = evaluations[2].latents - evaluations[0].latents + source

@@ -1,26 +1,34 @@
 import asyncio
+import gc
+import math
+import random
+import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from prometheus_client import REGISTRY
 
 from acestep_rpc.errors import Overloaded, StageError
 from diffusion_svc.batcher import Batcher, Progress, Result
+from diffusion_svc.budget import Budget
 from diffusion_svc.sampler import Sampler, SamplingRequest
+from diffusion_svc.scheduling import Priority, Terms
 from tests import tiny
 
 
 class CountingSampler(Sampler):
-    """Notes which songs shared a forward, and can break."""
+    """Notes the lengths of the songs that shared a forward, and can break."""
 
     def __init__(self, model, broken_length=None):
         super().__init__(model)
-        self.groups: list[tuple[int, int]] = []  # number of songs, their frames
+        self.groups: list[list[int]] = []
         self.broken_length = broken_length
 
     def tick(self, songs):
-        self.groups.append((len(songs), songs[0].num_frames))
-        if songs[0].num_frames == self.broken_length:
+        self.groups.append([song.num_frames for song in songs])
+        if self.broken_length in self.groups[-1]:
             raise RuntimeError("broken device")
         return super().tick(songs)
 
@@ -30,12 +38,12 @@ def sampler():
     return CountingSampler(tiny.transformer())
 
 
-def make(sampler: Sampler, max_rows: int = 16, max_requests: int = 8) -> Batcher:
-    return Batcher(sampler, ThreadPoolExecutor(max_workers=1), max_rows, max_requests)
+def make(sampler: Sampler, budget: int = 160, max_requests: int = 8) -> Batcher:
+    return Batcher(sampler, ThreadPoolExecutor(max_workers=1), Budget(budget, 0.01), max_requests)
 
 
-async def collect(batcher: Batcher, request: SamplingRequest) -> list[Progress | Result]:
-    return [event async for event in batcher.sample(request)]
+async def collect(batcher: Batcher, request: SamplingRequest, terms: Terms | None = None) -> list[Progress | Result]:
+    return [event async for event in batcher.sample(request, terms)]
 
 
 async def test_progress_counts_the_steps_of_all_songs_and_the_result_is_last(sampler):
@@ -56,22 +64,69 @@ async def test_requests_of_one_length_share_forwards_and_get_their_own_songs(sam
     requests[3] = tiny.sampling_request(seeds=(3,))
     results = await asyncio.gather(*(collect(batcher, request) for request in requests))
     assert torch.equal(results[3][-1].latents[0], alone.latents[0])
-    assert max(number for number, _ in sampler.groups) == 4
+    assert max(map(len, sampler.groups)) == 4
 
 
-async def test_lengths_take_turns(sampler):
+async def test_lengths_share_forwards(sampler):
     batcher = make(sampler)
-    await asyncio.gather(*(collect(batcher, tiny.sampling_request(num_frames=frames)) for frames in (5, 8)))
-    lengths = [frames for _, frames in sampler.groups]
-    assert sorted(lengths) == [5] * 4 + [8] * 4
-    assert lengths[1:5].count(8) == 2
+    await asyncio.gather(*(collect(batcher, tiny.sampling_request(num_frames=frames)) for frames in (5, 8, 30)))
+    assert [5, 8, 30] in [sorted(group) for group in sampler.groups]
 
 
-async def test_the_row_budget_bounds_a_forward_and_nobody_starves(sampler):
-    batcher = make(sampler, max_rows=4)
+async def test_the_budget_of_rows_and_frames_bounds_a_forward_and_nobody_starves(sampler):
+    batcher = make(sampler, budget=4 * 9)
     results = await asyncio.gather(*(collect(batcher, tiny.sampling_request(seeds=(seed,))) for seed in range(5)))
     assert all(isinstance(events[-1], Result) for events in results)
     assert max(event.batch_rows for events in results for event in events[:-1]) <= 4
+
+
+async def test_a_song_beyond_the_budget_runs_alone_and_short_ones_finish_beside_it(sampler):
+    batcher = make(sampler, budget=30)
+    long = asyncio.create_task(collect(batcher, tiny.sampling_request(num_frames=100, params=tiny.sampling_params(40))))
+    while [100] not in sampler.groups:
+        await asyncio.sleep(0.001)
+    await asyncio.gather(*(collect(batcher, tiny.sampling_request((seed,), num_frames=5)) for seed in range(3)))
+    assert not long.done()
+    await long
+    assert all(group == [100] for group in sampler.groups if 100 in group)
+    short = [index for index, group in enumerate(sampler.groups) if 100 not in group]
+    assert sum(100 in group for group in sampler.groups[short[0] : short[-1]]) <= 2  # all their work is less than one step of the long one
+
+
+async def test_the_urgent_class_overtakes(sampler):
+    batcher = make(sampler, budget=1)
+    ended: list[Priority] = []
+
+    async def run(priority: Priority) -> None:
+        await collect(batcher, tiny.sampling_request(params=tiny.sampling_params(6)), Terms(priority))
+        ended.append(priority)
+
+    await asyncio.gather(*map(run, (Priority.BATCH, Priority.NORMAL, Priority.INTERACTIVE)))
+    assert ended == [Priority.INTERACTIVE, Priority.NORMAL, Priority.BATCH]
+
+
+async def test_a_close_deadline_overtakes(sampler):
+    batcher = make(sampler, budget=1)
+    ended: list[str] = []
+
+    async def run(name: str, deadline: float) -> None:
+        await collect(batcher, tiny.sampling_request(params=tiny.sampling_params(6)), Terms(deadline=deadline))
+        ended.append(name)
+
+    await asyncio.gather(run("at leisure", math.inf), run("in a hurry", time.monotonic() + 0.01))
+    assert ended == ["in a hurry", "at leisure"]
+
+
+async def test_forwards_are_counted_by_size_and_fill(sampler):
+    def value(name: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(name, labels) or 0.0
+
+    before = [value("acestep_batch_fill_ratio_sum"), value("acestep_step_seconds_count", bucket="256")]
+    waited = value("acestep_stage_queue_seconds_count", stage="diffusion")
+    await collect(make(sampler, budget=36), tiny.sampling_request(num_frames=9))
+    assert value("acestep_batch_fill_ratio_sum") - before[0] == pytest.approx((9 + 18 + 18 + 9) / 36)
+    assert value("acestep_step_seconds_count", bucket="256") - before[1] == 4
+    assert value("acestep_stage_queue_seconds_count", stage="diffusion") - waited == 1
 
 
 async def test_closing_the_iterator_stops_the_evaluations(sampler):
@@ -112,3 +167,43 @@ async def test_a_run_without_evaluations_ends_at_once(sampler):
     (result,) = await collect(make(sampler), tiny.sampling_request(params=params))
     assert isinstance(result, Result)
     assert sampler.groups == []
+
+
+async def test_a_withdrawn_request_is_in_one_more_forward_at_most(sampler):
+    batcher = make(sampler)
+    staying = asyncio.create_task(collect(batcher, tiny.sampling_request(num_frames=5, params=tiny.sampling_params(60))))
+    events = batcher.sample(tiny.sampling_request(num_frames=8, params=tiny.sampling_params(60)))
+    await anext(events)
+    await events.aclose()
+    under_way = len(sampler.groups)
+    await staying
+    assert 8 in {frames for group in sampler.groups[:under_way] for frames in group}
+    assert sum(8 in group for group in sampler.groups[under_way:]) <= 1
+
+
+async def test_500_withdrawn_requests_leave_nothing_behind():
+    started: weakref.WeakSet[object] = weakref.WeakSet()
+
+    class WatchedSampler(Sampler):
+        def start(self, request):
+            songs = super().start(request)
+            started.update(songs)
+            started.update(context for song in songs for context in song.contexts.values())
+            return songs
+
+    batcher, randoms = make(WatchedSampler(tiny.transformer()), budget=60, max_requests=500), random.Random(0)
+    others = asyncio.all_tasks()
+
+    async def withdraw_after(seconds: float, frames: int) -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await collect(batcher, tiny.sampling_request((1, 2), frames, tiny.sampling_params(1000)))
+
+    await asyncio.gather(*(withdraw_after(randoms.uniform(0, 2), randoms.randint(1, 40)) for _ in range(500)))
+    assert len(batcher._queue) == batcher._admitted == 0
+    while asyncio.all_tasks() - others:  # the last forward ends, and with it the loop that ran it
+        await asyncio.sleep(0.01)
+    await asyncio.get_running_loop().run_in_executor(batcher._worker, lambda: None)  # and what was waiting for the worker
+    gc.collect()
+    assert len(started) == 0
+    assert isinstance((await collect(batcher, tiny.sampling_request()))[-1], Result)

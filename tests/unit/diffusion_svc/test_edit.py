@@ -39,7 +39,7 @@ def test_the_evaluations_of_a_step_share_one_forward():
 
 def test_without_guidance_each_prompt_is_evaluated_once():
     (song,) = Sampler(tiny.transformer()).start(edit_request(params=tiny.sampling_params(guidance=UNGUIDED)))
-    assert song.pending_rows == 2
+    assert len(song.rows) == 2
 
 
 def test_source_and_target_are_evaluated_at_latents_of_their_own():
@@ -65,7 +65,7 @@ def test_the_window_chooses_the_steps(n_min, n_max, first, followed):
     (song,) = sampler.start(edit_request(n_min, n_max, params=tiny.sampling_params(6)))
     rows = []
     while song.pending:
-        rows.append((song.pending[0].timestep_index, song.pending_rows))
+        rows.append((song.pending[0].timestep_index, len(song.rows)))
         sampler.tick([song])
     assert [index for index, _ in rows] == list(range(first, 6))
     assert [count for _, count in rows] == [4] * followed + [2] * (6 - first - followed)

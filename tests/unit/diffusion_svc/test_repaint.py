@@ -211,8 +211,8 @@ def test_no_seam_of_a_long_extension_loses_or_doubles_a_frame():
         (evaluation,) = next(task)
         sampler = Sampler(tiny.transformer())
         (song,) = sampler.start(tiny.sampling_request(num_frames=4, params=params))
-        song.pending = [evaluation]
-        (velocity,) = sampler.model(sampler._rows(song))
+        song.wait_for([evaluation])
+        (velocity,) = sampler.model(song.rows)
         with pytest.raises(StopIteration) as stopped:
             task.send([velocity])
         result[..., low:high] = stopped.value.value

@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from acestep_rpc.errors import StageError
+from acestep_rpc.errors import ShapeTooLarge, StageError
 from diffusion_svc.sampler import Sampler, Song
 from diffusion_svc.sampling.edit import EditWindow
-from diffusion_svc.sampling.guidance import CfgType
+from diffusion_svc.sampling.guidance import Branch, CfgType
 from diffusion_svc.sampling.params import SchedulerType
 from diffusion_svc.tasks import AudioToAudio, Edit, Extend, Repaint, Retake
 from tests import tiny
@@ -162,3 +162,81 @@ def test_negative_tags_of_another_length_steer_every_guidance_rule(cfg_type, dou
     assert not torch.equal(alone[0], alone[1])
     assert not torch.equal(alone[1], alone[2])
     assert all(torch.equal(*pair) for pair in zip(alone, together, strict=True))
+
+
+def sample_without_sharing_rows(sampler: Sampler, request) -> torch.Tensor:
+    (song,) = sampler.start(request)
+    while song.pending:
+        song.rows, song.answers = [song._row(evaluation) for evaluation in song.pending], range(len(song.pending))
+        sampler.tick([song])
+    return song.result
+
+
+def test_without_lyrics_the_full_and_the_tags_only_branch_are_one_row():
+    sampler, states = Sampler(tiny.transformer()), tiny.conditions()
+    guidance = tiny.guidance_params(guidance_interval=1.0, guidance_scale_text=5.0, guidance_scale_lyric=2.0)
+    for lyric_mask, rows in ((states.lyric_mask, 3), (torch.zeros_like(states.lyric_mask), 2)):
+        request = tiny.sampling_request(states=replace(states, lyric_mask=lyric_mask), params=tiny.sampling_params(4, guidance=guidance))
+        (song,) = sampler.start(request)
+        assert len(song.pending) == 3
+        assert len(set(map(id, song.contexts.values()))) == rows
+        (result,) = run(sampler, song)
+        assert song.evaluated_rows == 4 * rows
+        assert torch.equal(result, sample_without_sharing_rows(sampler, request))
+
+
+def test_equal_null_conditions_of_an_edit_share_keys_and_values_and_a_row_while_its_latents_are_equal():
+    sampler, nothing = Sampler(tiny.transformer()), torch.zeros(5, dtype=torch.bool)
+    states, target = (replace(tiny.conditions(seed), null_text=None, null_lyric_mask=nothing) for seed in (1, 2))
+    request = tiny.sampling_request(
+        states=states, task=Edit(LATENTS, target, EditWindow(0.0, 1.0, 2), (7,)), params=tiny.sampling_params(3)
+    )
+    (song,) = sampler.start(request)
+    assert song.contexts[Branch.NULL] is song.contexts[Branch.TARGET_NULL]
+    rows = []
+    while song.pending:
+        rows.append((len(song.pending), len(song.rows)))
+        sampler.tick([song])
+    assert rows == [(8, 6), (8, 8), (8, 8)]  # two draws of noise; after the first step source and result differ
+    assert torch.equal(song.result, sample_without_sharing_rows(sampler, request))
+
+
+def test_other_tags_beside_the_same_lyrics_share_nothing():
+    states = tiny.conditions()
+    (song,) = Sampler(tiny.transformer()).start(tiny.sampling_request(states=replace(states, null_lyrics=states.lyrics)))
+    assert song.contexts[Branch.FULL] is not song.contexts[Branch.NULL]
+
+
+def test_songs_of_different_lengths_share_a_forward():
+    model = tiny.transformer()
+    counts, sampler = count_calls(model), Sampler(model)
+    songs = [song for frames in (4, 9, 30) for song in sampler.start(tiny.sampling_request((frames,), frames))]
+    alone = [run(Sampler(tiny.transformer()), *sampler.start(tiny.sampling_request((frames,), frames)))[0] for frames in (4, 9, 30)]
+    assert all(torch.equal(*pair) for pair in zip(run(sampler, *songs), alone, strict=True))
+    assert counts[""] == 4
+    assert songs[2].device_seconds > songs[1].device_seconds > songs[0].device_seconds > 0
+
+
+class SmallDevice(torch.nn.Module):
+    """A network on a device that holds so many rows x frames."""
+
+    def __init__(self, model, capacity):
+        super().__init__()
+        self.model, self.capacity = model, capacity
+
+    def __getattr__(self, name):
+        return super().__getattr__(name) if name in ("model", "capacity") else getattr(self.model, name)
+
+    def forward(self, rows, share_products=None):
+        if sum(row.num_frames for row in rows) > self.capacity:
+            raise torch.OutOfMemoryError("too much")
+        return self.model(rows, share_products)
+
+
+def test_what_does_not_fit_together_is_halved_and_what_does_not_fit_alone_ends():
+    sampler = Sampler(SmallDevice(tiny.transformer(), 40))
+    songs = [song for frames in (30, 4, 9) for song in sampler.start(tiny.sampling_request((frames,), frames))]
+    large, *others = run(sampler, *songs)
+    assert isinstance(large, ShapeTooLarge)
+    for result, frames in zip(others, (4, 9), strict=True):
+        assert torch.equal(result, tiny.sample(tiny.sampling_request((frames,), frames))[0])

@@ -1,5 +1,7 @@
 import asyncio
+import math
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,13 +11,17 @@ from safetensors.torch import save_file
 from acestep_rpc.errors import InvalidRequest, NotFound, ShapeTooLarge
 from acestep_rpc.inprocess import InProcessStub
 from acestep_rpc.torch_tensor import pack, unpack
-from acestep_rpc.v1 import diffusion_pb2, encoder_pb2, sampling_pb2, stage_pb2, tensor_pb2
+from acestep_rpc.v1 import diffusion_pb2, encoder_pb2, music_pb2, sampling_pb2, stage_pb2, tensor_pb2
 from diffusion_svc.adapters import AdapterStore
 from diffusion_svc.batcher import Batcher
+from diffusion_svc.budget import Budget
 from diffusion_svc.sampler import Sampler
-from diffusion_svc.servicer import DiffusionServicer, StageServicer, choose_dtype
+from diffusion_svc.scheduling import Priority, Terms
+from diffusion_svc.servicer import DiffusionServicer, StageServicer, choose_dtype, read_terms
 from diffusion_svc.weights import model_digest
 from tests import tiny
+
+BUDGET = Budget(160, 0.1)
 
 
 def request(message: diffusion_pb2.SampleRequest | None = None, /, **changes) -> diffusion_pb2.SampleRequest:
@@ -91,7 +97,7 @@ def store(tmp_path):
 @pytest.fixture
 def stub(worker, store):
     model = tiny.transformer()
-    batcher = Batcher(Sampler(model), worker, max_rows=16, max_requests=4)
+    batcher = Batcher(Sampler(model), worker, BUDGET, max_requests=4)
     return InProcessStub(DiffusionServicer(batcher, model.config, AdapterStore(store, model, 4), worker))
 
 
@@ -185,6 +191,22 @@ async def test_a_task_without_an_evaluation_ends_too(stub):
 async def test_a_step_with_more_rows_than_the_budget_runs_alone(stub):
     *progress, _ = [event async for event in stub.Sample(task_request("edit", edit__edit_n_avg=5))]
     assert max(event.progress.batch_rows for event in progress) == 20
+
+
+async def test_priority_and_tenant_are_taken_and_checked(stub):
+    expected = await latents(stub, request())
+    assert await latents(stub, request(priority=music_pb2.PRIORITY_BATCH, tenant="studio")) == expected
+    for field, value in (("priority", 9), ("tenant", "x" * 129)):
+        with pytest.raises(InvalidRequest) as refused:
+            await latents(stub, request(**{field: value}))
+        assert refused.value.violations[0][0] == field
+
+
+def test_the_turn_of_a_request():
+    assert read_terms(request(), None) == Terms(Priority.NORMAL, math.inf, "")
+    terms = read_terms(request(priority=music_pb2.PRIORITY_INTERACTIVE, tenant="studio"), 5.0)
+    assert (terms.priority, terms.tenant) == (Priority.INTERACTIVE, "studio")
+    assert terms.deadline == pytest.approx(time.monotonic() + 5, abs=1)
 
 
 HEUN, PINGPONG = sampling_pb2.SCHEDULER_TYPE_HEUN, sampling_pb2.SCHEDULER_TYPE_PINGPONG
@@ -325,7 +347,7 @@ async def test_adapters_are_loaded_by_the_worker_thread(stub, worker):
 async def test_more_positions_than_the_checkpoint_has_are_refused(worker):
     model = tiny.transformer()
     object.__setattr__(model.config, "max_position", 8)
-    batcher = Batcher(Sampler(model), worker, 16, 4)
+    batcher = Batcher(Sampler(model), worker, BUDGET, 4)
     stub = InProcessStub(DiffusionServicer(batcher, model.config, AdapterStore(None, model, 4), worker))
     with pytest.raises(ShapeTooLarge, match="8 positions"):
         await anext(stub.Sample(request()))

@@ -26,3 +26,9 @@ def test_warm_adapters_need_a_store_with_room():
     for values in ({}, {"adapters": "store", "max_loaded_adapters": "1"}):
         with pytest.raises(SettingsError, match="ACESTEP_DIFFUSION_WARM_ADAPTERS='rap,pop'"):
             read(checkpoint="somewhere", warm_adapters="rap,pop", **values)
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "61", "nan"])
+def test_a_step_time_out_of_range_is_refused(seconds):
+    with pytest.raises(SettingsError, match="ACESTEP_DIFFUSION_STEP_SECONDS"):
+        read(checkpoint="somewhere", step_seconds=seconds)
