@@ -1,6 +1,6 @@
 """Jobs in the database: who may write what and when. Several servers share them; what an attempt writes counts only while it is the last.
 
-An attempt begins when a server takes a job and gets a new number. It writes on condition that its number is still the job's and that the job
+An attempt begins when a server takes a job and gets a new number. It writes on condition that its number is still the job's and the job
 still runs, so a server that was away for longer than its lease, or that a cancellation has not reached yet, changes nothing: LeaseLost.
 """
 
