@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections.abc import Coroutine
+from typing import Any
 
 from acestep_rpc import telemetry
 from acestep_rpc.errors import AcestepError, AttemptsExhausted, Overloaded, StageError, StageUnavailable, to_status
@@ -168,8 +170,23 @@ class Runner:
                     case "audio_chunk":
                         audio.append(entry(event))
                     case "completed":
-                        await self._store.succeed(job, [*audio, entry(event)])
+                        await _to_its_end(self._store.succeed(job, [*audio, entry(event)]))
 
     async def _forget(self, job: Job) -> None:
-        """Remove the songs of this attempt."""
-        await self._assets.remove(f"{PREFIX}{job.id}/attempts/{job.attempt}")
+        """Remove the songs of this attempt, unless they are the job's."""
+        try:
+            known = await self._store.find(job.id)
+        except DatabaseUnavailable:
+            return  # they go with the job
+        if known is None or (known.state, known.attempt) != (music_pb2.JOB_STATE_SUCCEEDED, job.attempt):
+            await self._assets.remove(f"{PREFIX}{job.id}/attempts/{job.attempt}")
+
+
+async def _to_its_end(write: Coroutine[Any, Any, None]) -> None:
+    """Await a write that a cancellation must not leave half known: it is waited for first."""
+    task = asyncio.create_task(write)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
