@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from acestep_rpc import telemetry
-from acestep_rpc.errors import AcestepError, AttemptsExhausted, Overloaded, StageError, StageUnavailable, to_status
+from acestep_rpc.errors import AcestepError, AttemptsExhausted, Overloaded, RequestCancelled, StageError, StageUnavailable, to_status
 from acestep_rpc.telemetry import JOBS, log
 from acestep_rpc.v1 import music_pb2
 from orchestrator.assets import AssetStore
@@ -91,7 +91,6 @@ class Runner:
     async def _work(self, job: Job) -> None:
         telemetry.request_id.set(job.id)
         log("job_started", attempt=job.attempt, failed_attempts=job.failed_attempts)
-        renewing = asyncio.create_task(self._renew(job, asyncio.current_task()))
         outcome = "lost"
         try:
             outcome = await self._attempt(job)
@@ -104,19 +103,30 @@ class Runner:
             await self._forget(job)
             raise
         finally:
-            renewing.cancel()
             JOBS.labels(outcome).inc()
             log("job_left_off" if outcome in ("lost", "stopped") else "job_ended", attempt=job.attempt, outcome=outcome)
 
-    async def _renew(self, job: Job, work: asyncio.Task[None] | None) -> None:
+    @contextlib.asynccontextmanager
+    async def _renewed(self, job: Job) -> AsyncIterator[None]:
+        """Keep the lease; cancel the running task when it is lost."""
+        work = asyncio.current_task()
         assert work is not None
+
+        async def renew() -> None:
+            try:
+                while True:
+                    await asyncio.sleep(self._renewal_seconds)
+                    await self._store.renew(job)
+            except (LeaseLost, DatabaseUnavailable) as error:
+                log("lease_lost", level=logging.WARNING, reason=type(error).__name__)
+                work.cancel()
+
+        renewing = asyncio.create_task(renew())
         try:
-            while True:
-                await asyncio.sleep(self._renewal_seconds)
-                await self._store.renew(job)
-        except (LeaseLost, DatabaseUnavailable) as error:
-            log("lease_lost", level=logging.WARNING, reason=type(error).__name__)
-            work.cancel()
+            yield
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
 
     async def _attempt(self, job: Job) -> str:
         """Run the pipeline and write what comes of it; returns how it ended."""
@@ -127,12 +137,14 @@ class Runner:
             return await self._fail(job, error)
         began = False
         try:
-            await self._stages.describe(None)  # a stage that is away is not the job's doing
-            began = True
-            await self._generate(job)
+            async with self._renewed(job):
+                await self._stages.describe(None)  # a stage that is away is not the job's doing
+                began = True
+                history = await self._generate(job)
+            await _to_its_end(self._store.succeed(job, history))
         except DatabaseUnavailable:
             raise
-        except (StageUnavailable, Overloaded) as error:
+        except (StageUnavailable, Overloaded, RequestCancelled) as error:  # a stage that stops cancels what it does
             failures = job.failed_attempts + began
             if failures >= self._max_attempts:
                 return await self._fail(job, error)
@@ -156,21 +168,20 @@ class Runner:
         await self._assets.remove(PREFIX + job.id)
         return "failed"
 
-    async def _generate(self, job: Job) -> None:
+    async def _generate(self, job: Job) -> list[Entry]:
+        """Make the songs; returns the events that end the job."""
         planned = plan(music_pb2.GenerateRequest.FromString(job.request), _NOTHING_LEFT_TO_DRAW, job.id)
         source, original = await self._sources.of_task(planned.task, planned.sample_rate, None)
         results = Results(self._assets, job.attempt)
-        # Audio becomes known with the result: a watcher never hears what another attempt might make again.
-        audio: list[Entry] = []
+        history: list[Entry] = []
         async with contextlib.aclosing(generate(planned, self._stages, None, source, original, results)) as events:
             async for event in events:
                 match event.WhichOneof("event"):
                     case "progress":
                         await self._store.append(job, entry(event))
-                    case "audio_chunk":
-                        audio.append(entry(event))
-                    case "completed":
-                        await _to_its_end(self._store.succeed(job, [*audio, entry(event)]))
+                    case "audio_chunk" | "completed":  # known together: a watcher never hears what another attempt might make again
+                        history.append(entry(event))
+        return history
 
     async def _forget(self, job: Job) -> None:
         """Remove the songs of this attempt, unless they are the job's."""

@@ -18,7 +18,7 @@ from tests.integration.test_jobs import code_of, get, metadata_of, result_of, su
 from tests.postgresql import running_postgresql
 from tests.receiver import Receiver
 
-LASTING = {"seconds": 6.0, "steps": 200}  # some seconds to sample, one to decode
+LASTING = {"seconds": 3.0, "steps": 200}  # long to sample, short to decode
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
