@@ -36,7 +36,7 @@ class Settings(ServerSettings):
     """Folder for jobs, songs and uploads; unset: a temporary one that goes with this process, and its jobs with it."""
     store: str = ""
     """Folder or fsspec URL for songs and uploads, as "s3://bucket/prefix"; empty: in the data folder."""
-    database_url: str = ""
+    database_url: str = field(default="", repr=False)
     """Database of the jobs, as "postgresql://user:password@host/name": orchestrators with the same one, and the same store, share the work.
     Empty: SQLite in the data folder."""
     concurrent_jobs: int = 4

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from sqlalchemy import event, insert, select, text
@@ -40,7 +40,7 @@ class Database:
         self._patience_seconds = patience_seconds
 
     async def run(self, transaction: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Run a transaction and commit it.
+        """Run a transaction and commit it. A cancellation waits for its end, so that no connection is left in the middle of one.
 
         Args:
             transaction: May run more than once, after a commit of unknown outcome too. Where it writes, its first statement does: SQLite
@@ -51,8 +51,7 @@ class Database:
         deadline = time.monotonic() + self._patience_seconds
         while True:
             try:
-                async with self._engine.begin() as connection:
-                    return await transaction(connection)
+                return await _to_its_end(self._once(transaction))
             except (OSError, DBAPIError) as error:
                 if not _is_passing(error):
                     raise
@@ -61,9 +60,22 @@ class Database:
                     raise DatabaseUnavailable("the job database does not answer") from error
             await asyncio.sleep(_RETRY_SECONDS)
 
+    async def _once(self, transaction: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        async with self._engine.begin() as connection:
+            return await transaction(connection)
+
     async def close(self) -> None:
         """Let go of all connections."""
         await self._engine.dispose()
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
 def _is_passing(error: Exception) -> bool:

@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any
+from collections.abc import AsyncIterator
 
 from acestep_rpc import telemetry
 from acestep_rpc.errors import AcestepError, AttemptsExhausted, Overloaded, RequestCancelled, StageError, StageUnavailable, to_status
@@ -141,7 +140,7 @@ class Runner:
                 await self._stages.describe(None)  # a stage that is away is not the job's doing
                 began = True
                 history = await self._generate(job)
-            await _to_its_end(self._store.succeed(job, history))
+            await self._store.succeed(job, history)
         except DatabaseUnavailable:
             raise
         except (StageUnavailable, Overloaded, RequestCancelled) as error:  # a stage that stops cancels what it does
@@ -191,13 +190,3 @@ class Runner:
             return  # they go with the job
         if known is None or (known.state, known.attempt) != (music_pb2.JOB_STATE_SUCCEEDED, job.attempt):
             await self._assets.remove(f"{PREFIX}{job.id}/attempts/{job.attempt}")
-
-
-async def _to_its_end(write: Coroutine[Any, Any, None]) -> None:
-    """Await a write that a cancellation must not leave half known: it is waited for first."""
-    task = asyncio.create_task(write)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise

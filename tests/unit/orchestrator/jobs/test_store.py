@@ -228,3 +228,19 @@ async def test_a_database_that_restarts_is_waited_for_and_one_that_stays_away_is
     assert isinstance(await store.get("a"), type(job))
     for opened in (database, patient):
         await opened.close()
+
+
+async def test_a_transaction_that_is_cancelled_holds_up_nobody(stores: list[JobStore]) -> None:
+    """As calls are whose callers go away."""
+    await add(stores[0], "a")
+    job = await taken(stores[0])
+    for delays in range(12):
+        append = asyncio.create_task(stores[0].append(job, progress(1)))
+        for _ in range(delays * 3):
+            await asyncio.sleep(0)
+        append.cancel()
+        await asyncio.gather(append, return_exceptions=True)
+        async with asyncio.timeout(2):
+            await stores[1].renew(job)
+    history = await stores[0].events("a", 1, 99)
+    assert [event.sequence for event, _ in history] == list(range(1, len(history) + 1))
