@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import pwd
+import random
 import shutil
 import signal
 import socket
@@ -23,17 +25,18 @@ class PostgreSQL:
         self._programs = programs
         self._data = folder / "data"
         self._log = folder / "log"
-        # PostgreSQL refuses to run as root.
-        self._user = ("postgres" if _is_user("postgres") else "nobody") if os.geteuid() == 0 else None
-        if self._user is not None:
-            shutil.chown(folder, self._user)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self._as_user: list[str] = []
+        if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+            user = _user("postgres") or _user("nobody")
+            assert user is not None
+            os.chown(folder, user.pw_uid, user.pw_gid)
+            # Not Popen's own `user`: it forks, which gRPC's threads in this process do not survive.
+            self._as_user = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+        self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._databases = 0
         initdb = [programs / "initdb", "-D", self._data, "-U", "test", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C"]
-        subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd="/", user=self._user)
+        subprocess.run([*self._as_user, *initdb], check=True, stdout=subprocess.DEVNULL, cwd="/")
 
     def start(self) -> None:
         """Start, and wait until it answers."""
@@ -51,7 +54,7 @@ class PostgreSQL:
             *(word for name, value in options.items() for word in ("-c", f"{name}={value}")),
         ]
         with open(self._log, "ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", user=self._user)
+            self._process = subprocess.Popen([*self._as_user, *command], stdout=log, stderr=log, cwd="/")
         deadline = time.monotonic() + _START_SECONDS
         while subprocess.run(self._psql("postgres", "select 1"), capture_output=True, check=False).returncode:
             assert self._process.poll() is None, self._log.read_text()
@@ -96,5 +99,17 @@ def running_postgresql() -> Iterator[PostgreSQL]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_user(name: str) -> bool:
-    return subprocess.run(["id", name], capture_output=True, check=False).returncode == 0
+def _free_port() -> int:
+    """Below those that the system gives to clients: it must still be free after a restart, while clients try to connect to it."""
+    for port in random.sample(range(15000, 30000), 50):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port")
+
+
+def _user(name: str) -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        return None

@@ -91,9 +91,9 @@ def to_operation(job: Job) -> operations_pb2.Operation:
         last_sequence=job.last_sequence,
     )
     operation = operations_pb2.Operation(name=PREFIX + job.id, done=job.done)
-    operation.metadata.Pack(metadata)
+    operation.metadata.Pack(metadata, deterministic=True)
     if job.result is not None:
-        operation.response.Pack(music_pb2.GenerateResult.FromString(job.result))
+        operation.response.Pack(music_pb2.GenerateResult.FromString(job.result), deterministic=True)  # the same from every server
     elif job.error is not None:
         operation.error.CopyFrom(status_pb2.Status.FromString(job.error))
     return operation

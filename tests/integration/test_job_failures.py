@@ -161,10 +161,10 @@ async def real_cluster(real_stages, tmp_path):
         yield made
 
 
-async def until_sampling(orchestrator, name, step=1):
+async def until_sampling(orchestrator, name, step=1, from_sequence=1):
     """Events until the job is in the middle of its work."""
     events = []
-    call = orchestrator.music.WatchGeneration(music_pb2.WatchGenerationRequest(name=name))
+    call = orchestrator.music.WatchGeneration(music_pb2.WatchGenerationRequest(name=name, from_sequence=from_sequence))
     async for response in call:
         events.append(response.event)
         if response.event.progress.stage == music_pb2.STAGE_SAMPLE and response.event.progress.step >= step:
@@ -267,8 +267,9 @@ async def test_an_orchestrator_that_was_frozen_changes_nothing_when_it_wakes(eit
 async def test_a_job_that_kills_its_servers_ends_in_a_typed_error(cluster):
     alone = await cluster.start(job_attempts=2)
     operation = await submit(alone.music, song_request())
+    sequence = 0
     for _ in range(2):
-        await until_sampling(alone, operation.name, step=1)
+        sequence = (await until_sampling(alone, operation.name, from_sequence=sequence + 1))[-1].sequence
         await alone.stop(signal.SIGKILL)
         await alone.start()
     operation = await wait(alone.operations, operation.name, 60)
@@ -280,13 +281,13 @@ async def test_a_job_that_kills_its_servers_ends_in_a_typed_error(cluster):
 
 
 async def test_a_stage_that_is_away_delays_a_job_and_no_more(cluster):
-    alone = await cluster.start()
+    alone = await cluster.start(concurrent_jobs=1)
     operation = await submit(alone.music, song_request(seeds=(3,)))
+    waiting = await submit(alone.music, song_request(seeds=(4,)))
     await until_sampling(alone, operation.name)
     stage = cluster.stages["diffusion"]
     await stage.stop()
-    waiting = await submit(alone.music, song_request(seeds=(4,)))
-    await asyncio.sleep(1.0)
+    await asyncio.sleep(3.0)
     await stage.start()
     for name, request in ((operation.name, song_request(seeds=(3,))), (waiting.name, song_request(seeds=(4,)))):
         (song,) = result_of(await wait(alone.operations, name, 120)).songs
