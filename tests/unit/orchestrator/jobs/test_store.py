@@ -234,12 +234,12 @@ async def test_a_transaction_that_is_cancelled_holds_up_nobody(stores: list[JobS
     """As calls are whose callers go away."""
     await add(stores[0], "a")
     job = await taken(stores[0])
-    for delays in range(12):
-        append = asyncio.create_task(stores[0].append(job, progress(1)))
-        for _ in range(delays * 3):
-            await asyncio.sleep(0)
-        append.cancel()
-        await asyncio.gather(append, return_exceptions=True)
+    for tries in range(30):
+        appends = [asyncio.create_task(stores[number % 2].append(job, progress(1))) for number in range(4)]
+        await asyncio.sleep(0.0005 * tries)
+        for append in appends:
+            append.cancel()
+        await asyncio.gather(*appends, return_exceptions=True)
         async with asyncio.timeout(2):
             await stores[1].renew(job)
     history = await stores[0].events("a", 1, 99)
