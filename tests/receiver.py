@@ -13,6 +13,7 @@ class Call:
     line: str
     headers: dict[str, str]
     body: bytes
+    time: float
 
     @property
     def content(self) -> Any:
@@ -52,7 +53,8 @@ class Receiver:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
-        self.calls.append(Call(head[0], headers, await reader.readexactly(int(headers["content-length"]))))
+        body = await reader.readexactly(int(headers["content-length"]))
+        self.calls.append(Call(head[0], headers, body, asyncio.get_running_loop().time()))
         status = self.statuses.pop(0) if self.statuses else 204
         writer.write(f"HTTP/1.1 {status} Whatever\r\nlocation: http://127.0.0.1:{self.port}/elsewhere\r\n\r\n".encode())
         await writer.drain()
