@@ -138,7 +138,11 @@ async def open_database(address: str, patience_seconds: float = 10.0) -> Databas
 
 
 def _configure_sqlite(connection: Any, record: Any) -> None:
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+    try:
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+    except BaseException:  # as while another server changes the mode: nobody else closes it
+        connection.close()
+        raise
