@@ -5,6 +5,8 @@
     |-- NotFound            NOT_FOUND            no such asset, adapter, job          ResourceInfo
     |-- AlreadyExists       ALREADY_EXISTS       request id reused with another body  ErrorInfo
     |-- ShapeTooLarge       FAILED_PRECONDITION  the device cannot hold it            ErrorInfo with the limit
+    |-- NotFinished         FAILED_PRECONDITION  the job has not ended yet            ErrorInfo
+    |-- AttemptsExhausted   ABORTED              the job's servers vanished each time ErrorInfo
     |-- Overloaded          RESOURCE_EXHAUSTED   queue full, deadline unattainable    ErrorInfo, RetryInfo
     |-- StageUnavailable    UNAVAILABLE          no replica, or it drains             RetryInfo
     |-- DeadlineExceeded    DEADLINE_EXCEEDED    time is up
@@ -20,6 +22,7 @@ from typing import ClassVar
 
 import grpc
 import grpc.aio
+from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
@@ -122,6 +125,20 @@ class ShapeTooLarge(_WithReason):
     reason = "SHAPE_TOO_LARGE"
 
 
+class NotFinished(_WithReason):
+    """What was asked for waits for the end of a job."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "NOT_FINISHED"
+
+
+class AttemptsExhausted(_WithReason):
+    """A job was given up: each server that worked for it vanished."""
+
+    code = grpc.StatusCode.ABORTED
+    reason = "ATTEMPTS_EXHAUSTED"
+
+
 class Unimplemented(_WithReason):
     """The contract knows it, this version does not do it yet."""
 
@@ -193,17 +210,26 @@ _SIMPLE: dict[grpc.StatusCode, type[AcestepError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.CANCELLED: RequestCancelled,
 }
-_WITH_REASON: dict[grpc.StatusCode, type[_WithReason]] = {cls.code: cls for cls in (AlreadyExists, ShapeTooLarge, Unimplemented)}
+_REASONS: tuple[type[_WithReason], ...] = (AlreadyExists, NotFinished, ShapeTooLarge, AttemptsExhausted, Unimplemented)
+_WITH_REASON = {(cls.code, cls.reason): cls for cls in _REASONS} | {(cls.code, ""): cls for cls in _REASONS}
 _WITH_RETRY: dict[grpc.StatusCode, type[_WithRetry]] = {cls.code: cls for cls in (Overloaded, StageUnavailable)}
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> AcestepError:
     """The exception that the server raised, as far as the wire tells; StageError for what has no class here."""
-    code = error.code()
-    message = error.details() or code.name
-    found: dict[str, Message] = {}
     status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it reads what AioRpcError has
-    for packed in status.details if status is not None else ():
+    return _from_wire(error.code(), error.details() or error.code().name, status.details if status is not None else ())
+
+
+def from_status(status: status_pb2.Status) -> AcestepError:
+    """The exception that `to_status` was given, as far as the wire form tells."""
+    (code,) = (code for code in grpc.StatusCode if code.value[0] == status.code)
+    return _from_wire(code, status.message, status.details)
+
+
+def _from_wire(code: grpc.StatusCode, message: str, details: Sequence[any_pb2.Any]) -> AcestepError:
+    found: dict[str, Message] = {}
+    for packed in details:
         for kind in (
             error_details_pb2.BadRequest,
             error_details_pb2.ResourceInfo,
@@ -223,10 +249,10 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> AcestepError:
         info = found.get("ResourceInfo", error_details_pb2.ResourceInfo())
         assert isinstance(info, error_details_pb2.ResourceInfo)
         return NotFound(info.resource_type or "resource", info.resource_name or message)
-    if code in _WITH_REASON:
-        reason = found.get("ErrorInfo", error_details_pb2.ErrorInfo())
-        assert isinstance(reason, error_details_pb2.ErrorInfo)
-        return _WITH_REASON[code](message, **dict(reason.metadata))
+    reason = found.get("ErrorInfo", error_details_pb2.ErrorInfo())
+    assert isinstance(reason, error_details_pb2.ErrorInfo)
+    if with_reason := _WITH_REASON.get((code, reason.reason)):
+        return with_reason(message, **dict(reason.metadata))
     if code in _WITH_RETRY:
         retry = found.get("RetryInfo", error_details_pb2.RetryInfo())
         assert isinstance(retry, error_details_pb2.RetryInfo)

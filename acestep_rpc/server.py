@@ -129,25 +129,42 @@ async def serve(settings: ServerSettings, build: Callable[[], Awaitable[Sequence
     return server
 
 
-def run(service: str, settings: ServerSettings, build: Callable[[], Awaitable[Sequence[Registration]]]) -> None:
+async def _nothing() -> None:
+    pass
+
+
+def run(
+    service: str,
+    settings: ServerSettings,
+    build: Callable[[], Awaitable[Sequence[Registration]]],
+    before_draining: Callable[[], Awaitable[None]] = _nothing,
+    close: Callable[[], Awaitable[None]] = _nothing,
+) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Blocks.
 
     Args:
         service: Name in the logs, as "encoder".
         settings: Where to listen, how long to drain.
         build: Loads weights and makes the servicers.
+        before_draining: Ends what would run on behind the calls.
+        close: Called after the last call.
     Raises:
         SystemExit: A port is taken, or the checkpoint or a setting is refused; the message says which.
     """
     configure_logging(service)
     try:
-        asyncio.run(_run_until_signal(settings, build))
+        asyncio.run(_run_until_signal(settings, build, before_draining, close))
     except (ServerError, ValueError) as error:  # ValueError: a checkpoint or a setting that the stage refuses
         log("cannot_start", level=logging.ERROR, reason=str(error))
         raise SystemExit(f"{service}: {error}") from error
 
 
-async def _run_until_signal(settings: ServerSettings, build: Callable[[], Awaitable[Sequence[Registration]]]) -> None:
+async def _run_until_signal(
+    settings: ServerSettings,
+    build: Callable[[], Awaitable[Sequence[Registration]]],
+    before_draining: Callable[[], Awaitable[None]],
+    close: Callable[[], Awaitable[None]],
+) -> None:
     server = await serve(settings, build)  # a signal while weights load ends the process at once
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -156,7 +173,9 @@ async def _run_until_signal(settings: ServerSettings, build: Callable[[], Awaita
     await stop.wait()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(number)  # a second signal ends the process at once
+    await before_draining()
     await server.stop(settings.drain_seconds)
+    await close()
 
 
 async def _write(context: Any, response: Any) -> None:

@@ -45,6 +45,9 @@ REAL_TIME_FACTOR = Histogram(
     buckets=(0.01, 0.03, 0.1, 0.3, 1, 2, 4, 8, 16, 32, 64, 128, 256),
 )
 
+JOBS = Counter("acestep_job_attempts", "Attempts at jobs that ended, by outcome.", ["outcome"])
+WEBHOOKS = Counter("acestep_webhook_calls", "Calls on completion of jobs, by outcome.", ["outcome"])
+
 _logger = logging.getLogger("acestep")
 
 

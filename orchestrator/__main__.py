@@ -1,19 +1,27 @@
 """Serve the orchestrator: python -m orchestrator."""
 
+import logging
 import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
+
+from google.longrunning import operations_pb2_grpc
 
 from acestep_rpc.server import Registration, run
 from acestep_rpc.settings import SettingsError, from_environment
+from acestep_rpc.telemetry import log
 from acestep_rpc.v1 import adapter_pb2_grpc, lyrics_pb2_grpc, music_pb2_grpc
 from orchestrator.adapters import AdapterServicer
 from orchestrator.assets import AssetStore
+from orchestrator.jobs.database import open_database
+from orchestrator.jobs.operations import OperationsServicer
+from orchestrator.jobs.service import Jobs
+from orchestrator.jobs.webhooks import check_secret
 from orchestrator.lyrics import LyricsServicer
 from orchestrator.servicer import MusicServicer
 from orchestrator.settings import PREFIX, Settings
-from orchestrator.sources import Sources
 from orchestrator.stages import Stages, connect_stages
 
 
@@ -26,15 +34,45 @@ async def _stages(settings: Settings) -> Stages:
     return await load(settings.checkpoint, settings.device, settings.dtype, settings.threads, settings.adapters, settings.warm_adapters)
 
 
-async def _build(settings: Settings, store: str) -> Sequence[Registration]:
-    stages = await _stages(settings)
-    sources = Sources(AssetStore(store), stages)
-    servicer = MusicServicer(stages, sources)  # type: ignore[abstract]  # what is not built: the base class answers UNIMPLEMENTED
-    return (
-        Registration("acestep_rpc.v1.MusicService", servicer, music_pb2_grpc.add_MusicServiceServicer_to_server),
-        Registration("acestep_rpc.v1.AdapterService", AdapterServicer(stages), adapter_pb2_grpc.add_AdapterServiceServicer_to_server),
-        Registration("acestep_rpc.v1.LyricsService", LyricsServicer(stages), lyrics_pb2_grpc.add_LyricsServiceServicer_to_server),
-    )
+class _Orchestrator:
+    """What is built and later closed.
+
+    Args:
+        settings: Of the server.
+        data: Folder for what has no other place.
+    """
+
+    def __init__(self, settings: Settings, data: Path) -> None:
+        self._settings = settings
+        self._data = data
+        self._jobs: Jobs | None = None
+
+    async def build(self) -> Sequence[Registration]:
+        settings = self._settings
+        if settings.data is None and not settings.database_url:
+            log("jobs_end_with_this_process", level=logging.WARNING, setting=f"{PREFIX}DATA")
+        if settings.webhook_secret:
+            check_secret(f"{PREFIX}WEBHOOK_SECRET", settings.webhook_secret)
+        stages = await _stages(settings)
+        self._data.mkdir(parents=True, exist_ok=True)
+        database = await open_database(settings.database_url or f"sqlite:///{self._data / 'jobs.sqlite'}")
+        jobs = self._jobs = Jobs(database, stages, AssetStore(settings.store or str(self._data / "store")), settings)
+        jobs.start()
+        servicer = MusicServicer(stages, jobs)  # type: ignore[abstract]  # what is not built: the base class answers UNIMPLEMENTED
+        return (
+            Registration("acestep_rpc.v1.MusicService", servicer, music_pb2_grpc.add_MusicServiceServicer_to_server),
+            Registration("acestep_rpc.v1.AdapterService", AdapterServicer(stages), adapter_pb2_grpc.add_AdapterServiceServicer_to_server),
+            Registration("acestep_rpc.v1.LyricsService", LyricsServicer(stages), lyrics_pb2_grpc.add_LyricsServiceServicer_to_server),
+            Registration("google.longrunning.Operations", OperationsServicer(jobs), operations_pb2_grpc.add_OperationsServicer_to_server),
+        )
+
+    async def give_jobs_back(self) -> None:
+        assert self._jobs is not None
+        await self._jobs.stop()
+
+    async def close(self) -> None:
+        assert self._jobs is not None
+        await self._jobs.close()
 
 
 def main() -> None:
@@ -43,8 +81,9 @@ def main() -> None:
         settings = from_environment(Settings, PREFIX, os.environ)
     except SettingsError as error:
         sys.exit(str(error))
-    with tempfile.TemporaryDirectory(prefix="acestep-store-") as temporary:
-        run("orchestrator", settings, lambda: _build(settings, settings.store or temporary))
+    with tempfile.TemporaryDirectory(prefix="acestep-data-") as temporary:
+        orchestrator = _Orchestrator(settings, settings.data or Path(temporary))
+        run("orchestrator", settings, orchestrator.build, orchestrator.give_jobs_back, orchestrator.close)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Uploads by content and kept songs by request, with their latents, in any store that fsspec opens. Knows neither gRPC nor codecs."""
 
 import asyncio
+import contextlib
 import io
 import re
 import shutil
@@ -13,7 +14,8 @@ import fsspec
 from acestep_rpc.errors import InvalidRequest, NotFound
 
 READ_BYTES = 1 << 20
-_NAME = re.compile(r"assets/[0-9a-f]{64}|operations/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}/results/[0-9]{1,2}")
+_FOLDER = r"operations/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}(/attempts/[0-9]{1,9})?"
+_NAME = re.compile(rf"assets/[0-9a-f]{{64}}|{_FOLDER}/results/[0-9]{{1,2}}")
 
 
 class AssetStore:
@@ -66,6 +68,29 @@ class AssetStore:
                 yield data
         finally:
             await asyncio.to_thread(file.close)
+
+    async def read_range(self, name: str, offset: int, size: int) -> bytes:
+        """So many bytes of an asset from an offset on.
+
+        Raises:
+            NotFound: There is none of that name.
+        """
+        path = self._path(f"{_checked(name)}/audio")
+        try:
+            data: bytes = await asyncio.to_thread(self._files.cat_file, path, offset, offset + size)
+        except FileNotFoundError:
+            raise NotFound(_kind(name), name) from None
+        return data
+
+    async def remove(self, folder: str) -> None:
+        """Remove all results of a job, or those of one attempt at it; nothing to do where there are none.
+
+        Args:
+            folder: As "operations/a" or "operations/a/attempts/1".
+        """
+        assert re.fullmatch(_FOLDER, folder)
+        with contextlib.suppress(FileNotFoundError):
+            await asyncio.to_thread(self._files.rm, self._path(folder), recursive=True)
 
     async def record(self, name: str, key: str) -> bytes | None:
         """What `add_record` stored for this asset under this key; None: nothing."""

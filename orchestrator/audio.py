@@ -6,9 +6,10 @@
 S samples.
 """
 
+import contextlib
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,6 +34,10 @@ class AudioWriter(Protocol):
 
     def close(self) -> bytes:
         """End the file; returns its last bytes, at least one."""
+
+
+class EncodingFailed(Exception):
+    """A compressed format cannot be written; no byte of the file has left."""
 
 
 def open_writer(audio_format: music_pb2.AudioFormat, sample_rate: int, total_samples: int, receipt: str) -> AudioWriter:
@@ -187,27 +192,39 @@ class SoundFileWriter:
     def __init__(self, container: _Container, sample_rate: int, receipt: str) -> None:
         self._container = container
         self._bytes = io.BytesIO()
-        self._file = soundfile.SoundFile(
-            self._bytes,
-            "w",
-            sample_rate,
-            CHANNELS,
-            container.subtype,
-            format=container.container,
-            compression_level=container.compression_level,
-        )
-        if len(receipt) <= container.max_comment_bytes:
-            self._file.comment = receipt
+        with _encoding():
+            self._file = soundfile.SoundFile(
+                self._bytes,
+                "w",
+                sample_rate,
+                CHANNELS,
+                container.subtype,
+                format=container.container,
+                compression_level=container.compression_level,
+            )
+            if len(receipt) <= container.max_comment_bytes:
+                self._file.comment = receipt
 
     def write(self, waveform: Waveform) -> bytes:
         """See AudioWriter."""
-        if self._container.subtype == "PCM_24":
-            self._file.write(_to_integers(waveform, 24).T << 8)  # libsndfile takes the upper 24 bits; its own conversion wraps
-        else:
-            self._file.write(np.clip(waveform, -1.0, 1.0).T)
+        with _encoding():
+            if self._container.subtype == "PCM_24":
+                self._file.write(_to_integers(waveform, 24).T << 8)  # libsndfile takes the upper 24 bits; its own conversion wraps
+            else:
+                self._file.write(np.clip(waveform, -1.0, 1.0).T)
         return b""
 
     def close(self) -> bytes:
         """See AudioWriter."""
-        self._file.close()
+        with _encoding():
+            self._file.close()
         return self._bytes.getvalue()
+
+
+@contextlib.contextmanager
+def _encoding() -> Iterator[None]:
+    """What libsndfile refuses; ValueError is its Python side, for a format that this build does not have."""
+    try:
+        yield
+    except (soundfile.SoundFileError, ValueError) as error:
+        raise EncodingFailed(str(error)) from error

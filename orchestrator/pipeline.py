@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import math
 import time
@@ -13,8 +14,10 @@ import numpy.typing as npt
 from acestep_rpc.errors import InvalidRequest, StageError
 from acestep_rpc.telemetry import REAL_TIME_FACTOR, STAGE_SECONDS, log, request_id
 from acestep_rpc.v1 import encoder_pb2, music_pb2, tensor_pb2, vae_pb2
+from orchestrator.audio import EncodingFailed
 from orchestrator.lyric_diff import diff_lyrics
 from orchestrator.plan import Plan
+from orchestrator.receipt import format_name
 from orchestrator.results import Results
 from orchestrator.song_file import SongFile
 from orchestrator.splice import Splice
@@ -43,7 +46,7 @@ async def generate(
         original: Samples [S, 2] of the source at the songs' rate, for a repaint that keeps them.
         results: Where the songs are kept; None: nowhere.
     Yields:
-        accepted, progress and audio chunks, completed.
+        accepted, progress and audio chunks, completed. A song that cannot be written in the wanted format is wav, and the result says so.
     Raises:
         AcestepError: From a stage, or StageError for a result that is no song.
     """
@@ -80,26 +83,34 @@ async def generate(
         raise StageError(f"the diffusion stage sent latents of {len(latents)} songs for {len(plan.seeds)} seeds")
     diffusion_seconds = clock.lap("sample")
 
-    songs = []
+    songs: list[music_pb2.Song] = []
+    failures: list[str] = []
     pace = _Pace()
-    for variant_index, variant_latents in enumerate(latents):
+    while len(songs) < len(latents):
+        variant_index = len(songs)
         with contextlib.ExitStack() as stack:
             keeper = stack.enter_context(contextlib.closing(results.open(plan.request_id, variant_index))) if results else None
             splice = _splice(plan, source, original)
             file = SongFile(plan, variant_index, duration_seconds, descriptions, preprocess_seconds, diffusion_seconds, splice, keeper)
-            decode_request = vae_pb2.DecodeLatentsRequest(latents=variant_latents, sample_rate=plan.sample_rate)
-            with _internal("vae"):
-                async with contextlib.aclosing(stages.decode(decode_request, deadline)) as pieces:
-                    async for piece in pieces:
-                        for chunk in await asyncio.to_thread(file.add, piece):
-                            yield events.stamp(audio_chunk=chunk)
-                        step, total = _decoded_seconds(variant_index, len(latents), file, plan.sample_rate)
-                        yield events.progress(music_pb2.STAGE_DECODE, step, total, pace.seconds_left(step, total))
-            for chunk in await asyncio.to_thread(file.finish):
-                yield events.stamp(audio_chunk=chunk)
+            decode_request = vae_pb2.DecodeLatentsRequest(latents=latents[variant_index], sample_rate=plan.sample_rate)
+            try:
+                with _internal("vae"):
+                    async with contextlib.aclosing(stages.decode(decode_request, deadline)) as pieces:
+                        async for piece in pieces:
+                            for chunk in await asyncio.to_thread(file.add, piece):
+                                yield events.stamp(audio_chunk=chunk)
+                            step, total = _decoded_seconds(variant_index, len(latents), file, plan.sample_rate)
+                            yield events.progress(music_pb2.STAGE_DECODE, step, total, pace.seconds_left(step, total))
+                for chunk in await asyncio.to_thread(file.finish):
+                    yield events.stamp(audio_chunk=chunk)
+            except EncodingFailed as error:  # no byte has left: decode again, and keep what every build can write
+                log("encoding_failed", level=logging.ERROR, audio_format=plan.audio_format, error=str(error))
+                failures.append(f"song {variant_index} could not be written as {format_name(plan.audio_format)} ({error})")
+                plan = dataclasses.replace(plan, audio_format=music_pb2.AUDIO_FORMAT_WAV_PCM16)
+                continue
             song = file.song()
             if keeper is not None:
-                await keeper.finish(song, variant_latents)
+                await keeper.finish(song, latents[variant_index])
             songs.append(song)
         clock.lap("decode")
 
@@ -109,6 +120,7 @@ async def generate(
     lines = (target or encoded).lines
     warnings = _warnings(encoded) if target is None else _warnings(target) + [f"source: {warning}" for warning in _warnings(encoded)]
     warnings += task_warnings(plan.task)
+    warnings += [f"output.format: {failure}: it and all after it are wav_pcm16" for failure in failures]
     completed = music_pb2.GenerateResult(songs=songs, warnings=warnings, lyric_lines=lines, lyric_changes=lyric_changes)
     yield events.stamp(completed=completed)
 

@@ -12,6 +12,7 @@ from orchestrator.tasks import (
     MAX_TAGS_CHARACTERS,
     Edit,
     Task,
+    fix_task,
     read_negative_tags,
     read_task,
     task_name,
@@ -128,6 +129,26 @@ def plan(
         sample_rate=sample_rate,
         keep_results=request.keep_results,
     )
+
+
+def resolved_request(request: music_pb2.GenerateRequest, planned: Plan) -> music_pb2.GenerateRequest:
+    """The request with everything set that its plan decided: planned again, on whatever server and day, it gives the same plan.
+
+    Args:
+        request: As it came.
+        planned: Its plan.
+    """
+    resolved = music_pb2.GenerateRequest()
+    resolved.CopyFrom(request)
+    resolved.request_id = planned.request_id
+    resolved.sampling.CopyFrom(planned.sampling)
+    del resolved.adapters[:]
+    resolved.adapters.extend(planned.adapters)
+    resolved.output.format, resolved.output.sample_rate = planned.audio_format, planned.sample_rate
+    songs_per_seed = fix_task(resolved, planned.task)
+    resolved.seeds[:] = planned.seeds[::songs_per_seed]
+    resolved.num_variants = len(resolved.seeds)
+    return resolved
 
 
 def is_guided(sampling: sampling_pb2.SamplingParams) -> bool:

@@ -70,7 +70,7 @@ def write_receipt(
         "audio_duration": audio_duration,
         "duration_seconds": duration_seconds,
         "format": _EXTENSIONS[plan.audio_format],
-        "audio_format": _short(music_pb2.AudioFormat.Name(plan.audio_format), "AUDIO_FORMAT_"),
+        "audio_format": format_name(plan.audio_format),
         "sample_rate": plan.sample_rate,
         "infer_step": sampling.infer_step,
         "guidance_scale": sampling.guidance_scale,
@@ -161,6 +161,11 @@ def without_run(receipt: struct_pb2.Struct) -> struct_pb2.Struct:
     kept = struct_pb2.Struct()
     kept.update({name: value for name, value in receipt.items() if name not in RUN_FIELDS})
     return kept
+
+
+def format_name(audio_format: music_pb2.AudioFormat) -> str:
+    """As "wav_pcm16"."""
+    return _short(music_pb2.AudioFormat.Name(audio_format), "AUDIO_FORMAT_")
 
 
 def _short(name: str, prefix: str) -> str:

@@ -18,15 +18,28 @@ def is_result(name: str) -> bool:
     return name.startswith("operations/")
 
 
+def place(name: str, attempt: int) -> str:
+    """Name in the store of a song that an attempt at a job made: no attempt, however late, touches what another one made.
+
+    Args:
+        name: Of the song.
+        attempt: 0: there was no job.
+    """
+    folder, _, variant_index = name.rpartition("/results/")
+    return f"{folder}/attempts/{attempt}/results/{variant_index}" if attempt else name
+
+
 class Results:
     """Kept songs.
 
     Args:
         assets: Where they are kept.
+        attempt: Of the job that makes them; 0: there is no job.
     """
 
-    def __init__(self, assets: AssetStore) -> None:
+    def __init__(self, assets: AssetStore, attempt: int = 0) -> None:
         self._assets = assets
+        self._attempt = attempt
 
     async def claim(self, request_id: str) -> None:
         """Check that a request may keep its songs under its name.
@@ -40,7 +53,8 @@ class Results:
 
     def open(self, request_id: str, variant_index: int) -> "ResultWriter":
         """Begin to keep a song."""
-        return ResultWriter(self._assets, result_name(request_id, variant_index))
+        name = result_name(request_id, variant_index)
+        return ResultWriter(self._assets, name, place(name, self._attempt))
 
 
 class ResultWriter:
@@ -49,11 +63,13 @@ class ResultWriter:
     Args:
         assets: Where it is kept.
         name: Its name.
+        place: Its name in the store.
     """
 
-    def __init__(self, assets: AssetStore, name: str) -> None:
+    def __init__(self, assets: AssetStore, name: str, place: str) -> None:
         self._assets = assets
         self._name = name
+        self._place = place
         self._spool = tempfile.NamedTemporaryFile(prefix="acestep-result-")  # noqa: SIM115  # close() closes it
 
     def write(self, chunk: music_pb2.AudioChunk) -> None:
@@ -67,9 +83,9 @@ class ResultWriter:
             latents=latents, duration_seconds=song.duration_seconds, sample_rate=song.sample_rate, channels=song.channels
         )
         self._spool.flush()
-        await self._assets.add_audio(self._name, Path(self._spool.name))
-        await self._assets.add_record(self._name, "song", song.SerializeToString())
-        await self._assets.add_record(self._name, "latents", record.SerializeToString())  # last: with it the result is there
+        await self._assets.add_audio(self._place, Path(self._spool.name))
+        await self._assets.add_record(self._place, "song", song.SerializeToString())
+        await self._assets.add_record(self._place, "latents", record.SerializeToString())  # last: with it the result is there
 
     def close(self) -> None:
         """Let go of what was spooled."""

@@ -7,16 +7,18 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import grpc.aio
+from google.longrunning import operations_pb2
 
 import acestep_rpc
 from acestep_rpc import telemetry
+from acestep_rpc.errors import InvalidRequest
 from acestep_rpc.v1 import music_pb2, music_pb2_grpc, sampling_pb2
 from orchestrator import plan
+from orchestrator.jobs.job import entry, job_id, to_operation
+from orchestrator.jobs.service import Jobs
 from orchestrator.limits import LIMITS
 from orchestrator.pipeline import generate
-from orchestrator.sources import Sources
 from orchestrator.stages import Stages
-from orchestrator.tasks import Repaint, source_of
 
 
 class MusicServicer(music_pb2_grpc.MusicServiceServicer):
@@ -24,12 +26,13 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
 
     Args:
         stages: Who does the work.
-        sources: Uploads.
+        jobs: What outlives a call.
     """
 
-    def __init__(self, stages: Stages, sources: Sources) -> None:
+    def __init__(self, stages: Stages, jobs: Jobs) -> None:
         self._stages = stages
-        self._sources = sources
+        self._jobs = jobs
+        self._sources = jobs.sources
         self._seed_source = random.SystemRandom()
 
     async def Generate(
@@ -40,17 +43,36 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
         defaults = await self._stages.sampling_defaults(deadline)
         planned = plan.plan(request, self._seed_source, telemetry.request_id.get(), defaults)
         telemetry.request_id.set(planned.request_id)  # from here on, in this call's task and in the stages
-        task = planned.task
-        source = await self._sources.latents(name, deadline) if (name := source_of(task)) else None
-        original = None
-        if isinstance(task, Repaint) and task.splice_source:
-            original = await self._sources.waveform(task.source, planned.sample_rate, deadline)
+        source, original = await self._sources.of_task(planned.task, planned.sample_rate, deadline)
         results = self._sources.results if planned.keep_results else None
         if results is not None:
-            await results.claim(planned.request_id)
+            await self._jobs.claim(planned.request_id)
+        history = []
         async with contextlib.aclosing(generate(planned, self._stages, deadline, source, original, results)) as events:
             async for event in events:
+                kind = event.WhichOneof("event")
+                if results is not None and kind != "progress":
+                    history.append(entry(event))
+                if results is not None and kind == "completed":
+                    await self._jobs.add_finished(request, planned, history)
                 yield event
+
+    async def SubmitGeneration(
+        self, request: music_pb2.SubmitGenerationRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> operations_pb2.Operation:
+        """Plan, and leave the work to whoever takes the job."""
+        return to_operation(await self._jobs.submit(request, _deadline(context)))
+
+    async def WatchGeneration(
+        self, request: music_pb2.WatchGenerationRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncGenerator[music_pb2.WatchGenerationResponse, None]:
+        """What happened to a job, and what happens."""
+        first = request.from_sequence if request.HasField("from_sequence") else 1
+        if first < 1:
+            raise InvalidRequest("from_sequence", first, "at least 1")
+        async with contextlib.aclosing(self._jobs.watch(job_id(request.name), first, request.skip_audio)) as events:
+            async for event in events:
+                yield music_pb2.WatchGenerationResponse(event=event)
 
     async def UploadAudio(
         self, request_iterator: AsyncIterator[music_pb2.UploadAudioRequest], context: grpc.aio.ServicerContext[Any, Any]
@@ -61,7 +83,7 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
     async def DownloadAudio(
         self, request: music_pb2.DownloadAudioRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncGenerator[music_pb2.DownloadAudioResponse, None]:
-        """Bytes of an upload."""
+        """Bytes of an upload or a kept song."""
         async with contextlib.aclosing(self._sources.download(request.name, request.offset)) as responses:
             async for response in responses:
                 yield response

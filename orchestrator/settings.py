@@ -1,6 +1,6 @@
 """Deployment settings of the orchestrator, from ACESTEP_ORCHESTRATOR_*."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from acestep_rpc.settings import ServerSettings, SettingsError
@@ -32,10 +32,42 @@ class Settings(ServerSettings):
     """Embedded: folder of adapters (LoRA) that requests can name."""
     warm_adapters: tuple[str, ...] = ()
     """Embedded: adapters loaded at the start, separated by commas."""
+    data: Path | None = None
+    """Folder for jobs, songs and uploads; unset: a temporary one that goes with this process, and its jobs with it."""
     store: str = ""
-    """Folder or fsspec URL for uploads, as "s3://bucket/prefix"; empty: a temporary folder that goes with this process."""
+    """Folder or fsspec URL for songs and uploads, as "s3://bucket/prefix"; empty: in the data folder."""
+    database_url: str = field(default="", repr=False)
+    """Database of the jobs, as "postgresql://user:password@host/name": orchestrators with the same one, and the same store, share the work.
+    Empty: SQLite in the data folder."""
+    concurrent_jobs: int = 4
+    """Jobs that this server runs at a time; 0: it takes them in and others run them."""
+    job_attempts: int = 3
+    """Attempts at a job that may end with a vanished server or a failed stage before it is given up."""
+    job_lease_seconds: float = 15.0
+    """How long a job stays with a server that is not heard of."""
+    retention_seconds: float = 30 * 86400.0
+    """How long jobs that ended stay, with their songs; 0: until they are deleted."""
+    retention_bytes: int = 0
+    """Size of all songs of jobs above which the oldest go; 0: no limit."""
+    webhook_secret: str = field(default="", repr=False)
+    """Key for webhooks whose request brings none, "whsec_" and base64."""
+    webhook_private_addresses: bool = False
+    """Let webhooks lead into private networks."""
+    webhook_attempts: int = 12
+    """Tries of one webhook before it is dropped: some five hours."""
+    webhook_retry_seconds: float = 5.0
+    """Wait after the first try of a webhook that failed; it doubles with each, to an hour."""
 
     def __post_init__(self) -> None:
+        self._check_stages()
+        if self.database_url and self.data is None and not self.store:
+            raise SettingsError(f"{PREFIX}STORE or {PREFIX}DATA must be set with {PREFIX}DATABASE_URL: songs must last as long as jobs")
+        least = {"concurrent_jobs": 0, "job_attempts": 1, "job_lease_seconds": 1, "retention_seconds": 0, "retention_bytes": 0}
+        for name, minimum in (least | {"webhook_attempts": 1, "webhook_retry_seconds": 0}).items():
+            if not getattr(self, name) >= minimum:
+                raise SettingsError(f"{PREFIX}{name.upper()} must be at least {minimum}")
+
+    def _check_stages(self) -> None:
         targets = {"ENCODER": self.encoder, "DIFFUSION": self.diffusion, "VAE": self.vae}
         given = sorted(PREFIX + name for name, target in targets.items() if target)
         missing = sorted(PREFIX + name for name, target in targets.items() if not target)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +16,57 @@ from orchestrator.assets import READ_BYTES, AssetStore
 from orchestrator.audio import CHANNELS, EXACT_FORMATS, read_waveform
 from orchestrator.results import Results, is_result
 from orchestrator.stages import Stages
+from orchestrator.tasks import Repaint, Task, source_of
+
+Place = Callable[[str], Awaitable[str]]
+"""From the name of a kept song to its name in the store. Raises NotFound."""
+
+
+async def _as_named(name: str) -> str:
+    return name
 
 
 class Sources:
-    """Uploads and their latents.
+    """Uploads and kept songs, and their latents.
 
     Args:
         assets: Where they are kept.
         stages: The codec among them checks a file by encoding it.
+        place: Where a kept song is.
     """
 
-    def __init__(self, assets: AssetStore, stages: Stages) -> None:
+    def __init__(self, assets: AssetStore, stages: Stages, place: Place = _as_named) -> None:
         self._assets = assets
         self._stages = stages
+        self._place = place
         self.results = Results(assets)
         """Kept songs, which are sources too."""
+
+    async def of_task(
+        self, task: Task, sample_rate: int, deadline: float | None
+    ) -> tuple[vae_pb2.EncodeAudioResponse | None, npt.NDArray[np.float32] | None]:
+        """What a task starts from: its source's latents, and the samples of one that is spliced back in; None for what it does not need.
+
+        Raises:
+            NotFound: There is no such source.
+            InvalidRequest: It cannot be used so.
+        """
+        name = source_of(task)
+        source = await self.latents(name, deadline) if name else None
+        spliced = isinstance(task, Repaint) and task.splice_source
+        return source, await self.waveform(name, sample_rate, deadline) if spliced else None
+
+    async def check(self, task: Task, deadline: float | None) -> vae_pb2.EncodeAudioResponse | None:
+        """What `of_task` would refuse is refused; the latents of the source, if there is one.
+
+        Raises:
+            NotFound: There is no such source.
+            InvalidRequest: It cannot be used so.
+        """
+        name = source_of(task)
+        if is_result(name) and isinstance(task, Repaint) and task.splice_source:
+            await self._check_exact(await self._place(name))
+        return await self.latents(name, deadline) if name else None
 
     async def upload(self, requests: AsyncIterator[music_pb2.UploadAudioRequest], deadline: float | None) -> music_pb2.UploadAudioResponse:
         """Take a file in. It is stored only when the codec could encode it, and with what that gave.
@@ -60,12 +96,13 @@ class Sources:
         )
 
     async def download(self, name: str, offset: int) -> AsyncGenerator[music_pb2.DownloadAudioResponse, None]:
-        """Bytes of an upload from an offset on.
+        """Bytes of an upload or a kept song from an offset on.
 
         Raises:
             NotFound: There is none of that name.
             InvalidRequest: The offset is behind its end.
         """
+        name = await self._place(name) if is_result(name) else name
         size = await self._assets.size(name)
         async for data in self._assets.read(name, offset):
             yield music_pb2.DownloadAudioResponse(offset=offset, data=data, size_bytes=size)
@@ -78,7 +115,7 @@ class Sources:
             NotFound: There is none of that name.
         """
         if is_result(name):
-            kept = await self._assets.record(name, "latents")
+            kept = await self._assets.record(await self._place(name), "latents")
             if kept is None:
                 raise NotFound("result", name)
             return vae_pb2.EncodeAudioResponse.FromString(kept)
@@ -100,9 +137,8 @@ class Sources:
             StageError: The vae stage left some out.
         """
         if is_result(name):
-            song = music_pb2.Song.FromString(await self._assets.record(name, "song") or b"")
-            if song.format not in EXACT_FORMATS:
-                raise InvalidRequest("repaint.splice_source", True, "false for a source that was kept as mp3 or ogg: they move samples")
+            name = await self._place(name)
+            await self._check_exact(name)
         with tempfile.TemporaryFile(prefix="acestep-waveform-") as spool:
             total = written = 0
             async with contextlib.aclosing(self._stages.read_audio(lambda: self._assets.read(name), sample_rate, deadline)) as pieces:
@@ -114,6 +150,11 @@ class Sources:
             if not written or written != total:
                 raise StageError(f"the vae stage sent {written} of {total} samples of {name}")
             return np.memmap(spool, dtype="<f4", mode="r", shape=(total, CHANNELS))
+
+    async def _check_exact(self, place: str) -> None:
+        song = music_pb2.Song.FromString(await self._assets.record(place, "song") or b"")
+        if song.format not in EXACT_FORMATS:
+            raise InvalidRequest("repaint.splice_source", True, "false for a source that was kept as mp3 or ogg: they move samples")
 
 
 async def _read_file(path: Path) -> AsyncIterator[bytes]:

@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from acestep_rpc.v1 import encoder_pb2, music_pb2, sampling_pb2, vae_pb2
 from orchestrator.limits import LIMITS, Problems
@@ -165,6 +166,22 @@ def read_task(
         case "audio_to_audio":
             return AudioToAudio(_asset(name, message.source, problems), number("ref_audio_strength")), 1
     return TextToMusic(number("duration_seconds")), 1
+
+
+def fix_task(request: music_pb2.GenerateRequest, task: Task) -> int:
+    """Set in a request's task what `read_task` made of it; returns how many songs it makes of each seed."""
+    message = getattr(request, task_name(request))
+    message.SetInParent()
+    songs_per_seed = len(message.retake_variances) or 1 if isinstance(task, Retake) else 1
+    for field in message.DESCRIPTOR.fields:
+        value: Any = getattr(task, field.name, None)
+        if field.name == "retake_seeds":
+            message.retake_seeds[:] = value[::songs_per_seed]
+        elif field.name == "retake_variances":
+            message.retake_variances[:] = value[:songs_per_seed]
+        elif field.has_presence and field.message_type is None and value is not None:
+            setattr(message, field.name, value)
+    return songs_per_seed
 
 
 def task_warnings(task: Task) -> list[str]:

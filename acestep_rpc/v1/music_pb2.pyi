@@ -41,6 +41,15 @@ class Stage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STAGE_SOURCE: _ClassVar[Stage]
     STAGE_SAMPLE: _ClassVar[Stage]
     STAGE_DECODE: _ClassVar[Stage]
+
+class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    JOB_STATE_UNSPECIFIED: _ClassVar[JobState]
+    JOB_STATE_QUEUED: _ClassVar[JobState]
+    JOB_STATE_RUNNING: _ClassVar[JobState]
+    JOB_STATE_SUCCEEDED: _ClassVar[JobState]
+    JOB_STATE_FAILED: _ClassVar[JobState]
+    JOB_STATE_CANCELLED: _ClassVar[JobState]
 AUDIO_FORMAT_UNSPECIFIED: AudioFormat
 AUDIO_FORMAT_WAV_PCM16: AudioFormat
 AUDIO_FORMAT_WAV_PCM24: AudioFormat
@@ -59,6 +68,12 @@ STAGE_ENCODE: Stage
 STAGE_SOURCE: Stage
 STAGE_SAMPLE: Stage
 STAGE_DECODE: Stage
+JOB_STATE_UNSPECIFIED: JobState
+JOB_STATE_QUEUED: JobState
+JOB_STATE_RUNNING: JobState
+JOB_STATE_SUCCEEDED: JobState
+JOB_STATE_FAILED: JobState
+JOB_STATE_CANCELLED: JobState
 
 class Prompt(_message.Message):
     __slots__ = ("tags", "lyrics", "lyric_options", "negative_tags")
@@ -313,20 +328,40 @@ class GenerateEvent(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., request_id: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., audio_chunk: _Optional[_Union[AudioChunk, _Mapping]] = ..., completed: _Optional[_Union[GenerateResult, _Mapping]] = ...) -> None: ...
 
 class SubmitGenerationRequest(_message.Message):
-    __slots__ = ("generation", "webhook_url")
+    __slots__ = ("generation", "webhook_url", "webhook_secret")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     WEBHOOK_URL_FIELD_NUMBER: _ClassVar[int]
+    WEBHOOK_SECRET_FIELD_NUMBER: _ClassVar[int]
     generation: GenerateRequest
     webhook_url: str
-    def __init__(self, generation: _Optional[_Union[GenerateRequest, _Mapping]] = ..., webhook_url: _Optional[str] = ...) -> None: ...
+    webhook_secret: str
+    def __init__(self, generation: _Optional[_Union[GenerateRequest, _Mapping]] = ..., webhook_url: _Optional[str] = ..., webhook_secret: _Optional[str] = ...) -> None: ...
+
+class GenerationMetadata(_message.Message):
+    __slots__ = ("state", "attempt", "create_time", "start_time", "end_time", "last_sequence")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    state: JobState
+    attempt: int
+    create_time: _timestamp_pb2.Timestamp
+    start_time: _timestamp_pb2.Timestamp
+    end_time: _timestamp_pb2.Timestamp
+    last_sequence: int
+    def __init__(self, state: _Optional[_Union[JobState, str]] = ..., attempt: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_sequence: _Optional[int] = ...) -> None: ...
 
 class WatchGenerationRequest(_message.Message):
-    __slots__ = ("name", "from_sequence")
+    __slots__ = ("name", "from_sequence", "skip_audio")
     NAME_FIELD_NUMBER: _ClassVar[int]
     FROM_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    SKIP_AUDIO_FIELD_NUMBER: _ClassVar[int]
     name: str
     from_sequence: int
-    def __init__(self, name: _Optional[str] = ..., from_sequence: _Optional[int] = ...) -> None: ...
+    skip_audio: bool
+    def __init__(self, name: _Optional[str] = ..., from_sequence: _Optional[int] = ..., skip_audio: _Optional[bool] = ...) -> None: ...
 
 class WatchGenerationResponse(_message.Message):
     __slots__ = ("event",)

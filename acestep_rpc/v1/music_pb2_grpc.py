@@ -85,14 +85,15 @@ class MusicServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SubmitGeneration(self, request, context):
-        """Generate as a durable job that outlives the call. The operation's response is GenerateResult.
+        """Generate as a durable job that outlives the call. The operation's response is GenerateResult, its metadata GenerationMetadata;
+        google.longrunning.Operations of the same server gets, lists, waits for, cancels and deletes it. Its songs can be had by DownloadAudio.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchGeneration(self, request, context):
-        """Events of a job from any point on, then live until it ends.
+        """Events of a job from any point on, then live until it ends; a job that failed ends the call with its error. Audio comes when all of it is there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,9 +37,11 @@ class MusicServiceStub:
     Generate: _grpc.UnaryStreamMultiCallable[_music_pb2.GenerateRequest, _music_pb2.GenerateEvent]
     """Generate and stream progress, audio and the receipt. Cancelling the call cancels the work."""
     SubmitGeneration: _grpc.UnaryUnaryMultiCallable[_music_pb2.SubmitGenerationRequest, _operations_pb2.Operation]
-    """Generate as a durable job that outlives the call. The operation's response is GenerateResult."""
+    """Generate as a durable job that outlives the call. The operation's response is GenerateResult, its metadata GenerationMetadata;
+    google.longrunning.Operations of the same server gets, lists, waits for, cancels and deletes it. Its songs can be had by DownloadAudio.
+    """
     WatchGeneration: _grpc.UnaryStreamMultiCallable[_music_pb2.WatchGenerationRequest, _music_pb2.WatchGenerationResponse]
-    """Events of a job from any point on, then live until it ends."""
+    """Events of a job from any point on, then live until it ends; a job that failed ends the call with its error. Audio comes when all of it is there."""
     EstimateGeneration: _grpc.UnaryUnaryMultiCallable[_music_pb2.EstimateGenerationRequest, _music_pb2.EstimateGenerationResponse]
     """Predicted cost of a request, without running it."""
     UploadAudio: _grpc.StreamUnaryMultiCallable[_music_pb2.UploadAudioRequest, _music_pb2.UploadAudioResponse]
@@ -57,9 +59,11 @@ class MusicServiceAsyncStub(MusicServiceStub):
     Generate: _aio.UnaryStreamMultiCallable[_music_pb2.GenerateRequest, _music_pb2.GenerateEvent]  # type: ignore[assignment]
     """Generate and stream progress, audio and the receipt. Cancelling the call cancels the work."""
     SubmitGeneration: _aio.UnaryUnaryMultiCallable[_music_pb2.SubmitGenerationRequest, _operations_pb2.Operation]  # type: ignore[assignment]
-    """Generate as a durable job that outlives the call. The operation's response is GenerateResult."""
+    """Generate as a durable job that outlives the call. The operation's response is GenerateResult, its metadata GenerationMetadata;
+    google.longrunning.Operations of the same server gets, lists, waits for, cancels and deletes it. Its songs can be had by DownloadAudio.
+    """
     WatchGeneration: _aio.UnaryStreamMultiCallable[_music_pb2.WatchGenerationRequest, _music_pb2.WatchGenerationResponse]  # type: ignore[assignment]
-    """Events of a job from any point on, then live until it ends."""
+    """Events of a job from any point on, then live until it ends; a job that failed ends the call with its error. Audio comes when all of it is there."""
     EstimateGeneration: _aio.UnaryUnaryMultiCallable[_music_pb2.EstimateGenerationRequest, _music_pb2.EstimateGenerationResponse]  # type: ignore[assignment]
     """Predicted cost of a request, without running it."""
     UploadAudio: _aio.StreamUnaryMultiCallable[_music_pb2.UploadAudioRequest, _music_pb2.UploadAudioResponse]  # type: ignore[assignment]
@@ -86,7 +90,9 @@ class MusicServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _music_pb2.SubmitGenerationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
-        """Generate as a durable job that outlives the call. The operation's response is GenerateResult."""
+        """Generate as a durable job that outlives the call. The operation's response is GenerateResult, its metadata GenerationMetadata;
+        google.longrunning.Operations of the same server gets, lists, waits for, cancels and deletes it. Its songs can be had by DownloadAudio.
+        """
 
     @_abc_1.abstractmethod
     def WatchGeneration(
@@ -94,7 +100,7 @@ class MusicServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _music_pb2.WatchGenerationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_music_pb2.WatchGenerationResponse], _abc.AsyncIterator[_music_pb2.WatchGenerationResponse]]:
-        """Events of a job from any point on, then live until it ends."""
+        """Events of a job from any point on, then live until it ends; a job that failed ends the call with its error. Audio comes when all of it is there."""
 
     @_abc_1.abstractmethod
     def EstimateGeneration(

@@ -111,6 +111,13 @@ def run(args: argparse.Namespace) -> None:
         raise in_terms_of_flags(error) from error
     except OSError as error:
         raise CommandFailed(str(error)) from error
+    report(result)
+    for path, receipt in files:
+        print(json.dumps(receipt, ensure_ascii=False) if args.json else path)
+
+
+def report(result: music_pb2.GenerateResult) -> None:
+    """Print on standard error what an author should know."""
     for warning in result.warnings:
         print(f"acestep: warning: {warning}", file=sys.stderr)
     for change in result.lyric_changes:
@@ -118,8 +125,6 @@ def run(args: argparse.Namespace) -> None:
     for song in result.songs:
         if song.name:
             print(f"acestep: kept as {song.name}", file=sys.stderr)
-    for path, receipt in files:
-        print(json.dumps(receipt, ensure_ascii=False) if args.json else path)
 
 
 def _shown(change: music_pb2.LyricChange) -> str:
@@ -143,24 +148,32 @@ async def _generate(
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with _server(args, view) as target, connect(target) as channel:
         stub = RemoteStub(music_pb2_grpc.MusicServiceStub, channel, target)
-        result: music_pb2.GenerateResult | None = None
         # Closing the events, as leaving early does, cancels the work on the server.
-        with SongFiles(args.output) as files:
+        with SongFiles(args.output, request.output.format) as files:
             args.set_task(request, args, await find_source(stub, args.source) if args.source else None)
             async with aclosing(stub.Generate(request, timeout=args.timeout)) as events:
-                async for event in events:
-                    match event.WhichOneof("event"):
-                        case "accepted":
-                            files.accept(len(event.accepted.seeds))
-                        case "progress":
-                            view.update(event.progress)
-                        case "audio_chunk":
-                            files.write(event.audio_chunk)
-                        case "completed":
-                            result = event.completed
-            if result is None:
-                raise CommandFailed("the server ended the call without a result")
+                result = await receive(events, files, view)
             return result, files.finish(result.songs)
+
+
+async def receive(
+    events: AsyncIterator[music_pb2.GenerateEvent], files: SongFiles | None, view: "ProgressView"
+) -> music_pb2.GenerateResult:
+    """Take what a server sends of a request, to its result; without files, audio is left."""
+    result: music_pb2.GenerateResult | None = None
+    async for event in events:
+        kind = event.WhichOneof("event")
+        if kind == "progress":
+            view.update(event.progress)
+        elif kind == "completed":
+            result = event.completed
+        elif files is not None and kind == "accepted":
+            files.accept(len(event.accepted.seeds))
+        elif files is not None and kind == "audio_chunk":
+            files.write(event.audio_chunk)
+    if result is None:
+        raise CommandFailed("the server ended the call without a result")
+    return result
 
 
 @asynccontextmanager

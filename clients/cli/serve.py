@@ -30,7 +30,7 @@ the embedded server reads ACESTEP_ORCHESTRATOR_*. The flag wins.
 _EVERY_SERVER = ("host", "port", "metrics_port", "drain_seconds", "ready_file")
 _TORCH = ("checkpoint", "device", "dtype", "threads")
 _TARGETS = ("encoder", "diffusion", "vae")
-_STORE = ("store",)
+_STORE = ("data", "store", "database_url")
 _ADAPTERS = ("adapters", "warm_adapters")
 
 
@@ -79,7 +79,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     remote = parser.add_argument_group("orchestrator")
     for name in _TARGETS:
         remote.add_argument(f"--{name}", metavar="HOST:PORT", help=f"where the {name} stage listens")
-    remote.add_argument("--store", metavar="URL", help="folder or fsspec URL for uploads (default: a temporary folder)")
+    kept = parser.add_argument_group("orchestrator, --embedded")
+    kept.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder for jobs, songs and uploads (default: a temporary one; jobs end with the server)"
+    )
+    kept.add_argument("--store", metavar="URL", help="folder or fsspec URL for songs and uploads (default: in the data folder)")
+    kept.add_argument(
+        "--database-url", metavar="URL", help="PostgreSQL for jobs that several servers share (default: SQLite in the data folder)"
+    )
     parser.set_defaults(run=run)
 
 

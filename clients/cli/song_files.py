@@ -18,10 +18,12 @@ class SongFiles:
 
     Args:
         output: Path of the song; several variants become song_0.wav, song_1.wav, ...
+        wanted: Format that the path is named for. A song that the server could only keep as wav becomes song.wav. None: whatever comes.
     """
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, wanted: music_pb2.AudioFormat | None = None) -> None:
         self._output = output
+        self._wanted = wanted
         self._variants: list[_Variant] = []
 
     def __enter__(self) -> Self:
@@ -59,6 +61,8 @@ class SongFiles:
             raise CommandFailed(f"the server finished {len(songs)} songs and announced {len(self._variants)}")
         for song in songs:
             self._variants[song.variant_index].verify(song)
+            if self._wanted is not None and song.format == music_pb2.AUDIO_FORMAT_WAV_PCM16 != self._wanted:
+                self._variants[song.variant_index].rename(".wav")
         return [self._variants[song.variant_index].publish(song) for song in songs]
 
 
@@ -86,6 +90,9 @@ class _Variant:
             raise CommandFailed(f"{self._path}: received {self._size} bytes of {song.size_bytes}")
         if self._digest.hexdigest() != song.sha256:
             raise CommandFailed(f"{self._path}: SHA-256 of the received audio is {self._digest.hexdigest()}, the server sent {song.sha256}")
+
+    def rename(self, suffix: str) -> None:
+        self._path = self._path.with_suffix(suffix)
 
     def publish(self, song: music_pb2.Song) -> tuple[Path, dict[str, Any]]:
         receipt = to_dict(song.receipt) | {"audio_path": str(self._path)}

@@ -33,6 +33,7 @@ class Server:
     port: int = 0
     metrics_port: int = 0
     process: subprocess.Popen[bytes] | None = None
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def target(self) -> str:
@@ -45,7 +46,7 @@ class Server:
         command = [sys.executable, "-m", "clients.cli.main", "serve", *self.arguments, "--ready-file", str(ready)]
         command += ["--port", str(self.port), "--metrics-port", str(self.metrics_port)]
         with open(self.folder / f"{self.name}.log", "ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | self.environment)
         deadline = time.monotonic() + START_SECONDS
         while not ready.exists():
             assert self.process.poll() is None, (self.folder / f"{self.name}.log").read_text()

@@ -80,7 +80,7 @@ async def test_parts_of_the_contract_that_are_not_built_say_so(music, fields):
 
 async def test_methods_that_are_not_built_say_so(music):
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await music.SubmitGeneration(music_pb2.SubmitGenerationRequest())
+        await music.EstimateGeneration(music_pb2.EstimateGenerationRequest())
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 

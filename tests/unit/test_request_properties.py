@@ -12,7 +12,7 @@ from acestep_rpc.v1 import encoder_pb2, music_pb2, vae_pb2
 from diffusion_svc.sampler import Sampler
 from diffusion_svc.servicer import read_request
 from diffusion_svc.tasks import Extend, Repaint
-from orchestrator.plan import Plan, plan
+from orchestrator.plan import Plan, plan, resolved_request
 from orchestrator.stage_requests import sample_request
 from orchestrator.tasks import FRAME_SECONDS, song_seconds, source_of
 from tests import tiny
@@ -130,6 +130,17 @@ def test_a_request_is_planned_or_refused_with_a_reason_and_always_the_same_way(r
     before = request.SerializeToString(deterministic=True)
     assert planned(request) == planned(request)
     assert request.SerializeToString(deterministic=True) == before
+
+
+@REPEATABLE
+@given(requests(wild=False) | requests(wild=True))
+def test_a_resolved_request_has_nothing_left_to_draw(request):
+    first = planned(request)
+    assume(first is not None)
+    resolved = resolved_request(request, first)
+    again = plan(resolved, random.Random(1), "another")
+    assert again == first
+    assert resolved_request(resolved, again) == resolved
 
 
 @REPEATABLE

@@ -162,6 +162,19 @@ async def test_variants_get_numbered_files_and_json_prints_their_receipts(server
     assert errors == "acestep: warning: line 2 is empty\n"
 
 
+def _only_wav(event: music_pb2.GenerateEvent) -> None:
+    for song in event.completed.songs:
+        song.format = music_pb2.AUDIO_FORMAT_WAV_PCM16
+
+
+async def test_what_the_server_could_only_keep_as_wav_is_named_so(server: Server, acestep: Acestep, tmp_path: Path) -> None:
+    server.script = spoiled(_only_wav)
+    assert (await acestep("generate", "--server", server.target, "--tags", "x", "-o", "take.mp3"))[:2] == (ExitCode.OK, "take.wav\n")
+    assert names(tmp_path) == ["take.wav", "take_input_params.json"]
+    assert json.loads((tmp_path / "take_input_params.json").read_text())["audio_path"] == "take.wav"
+    assert (await acestep("generate", "--server", server.target, "--tags", "x", "-o", "take.x", "--format", "wav"))[1] == "take.x\n"
+
+
 async def test_format_flag_wins_over_the_extension(server: Server, acestep: Acestep) -> None:
     await acestep("generate", "--server", server.target, "--tags", "x", "--format", "wav24", "-o", "song.wav", "--sample-rate", "44100")
     assert server.requests[0].output == music_pb2.OutputSpec(format=music_pb2.AUDIO_FORMAT_WAV_PCM24, sample_rate=44100)

@@ -31,6 +31,7 @@ from acestep_rpc.v1 import (
     vae_pb2,
     vae_pb2_grpc,
 )
+from orchestrator import audio
 from orchestrator.pipeline import generate
 from orchestrator.plan import Plan, plan
 from orchestrator.stages import Stages, connect_stages
@@ -417,3 +418,34 @@ async def test_the_stages_get_the_plan(open_stages: Open) -> None:
     assert sample.params == the_plan.sampling
     assert list(sample.seeds) == [1, 2]
     assert sample.text_to_music.duration_seconds == 6.25
+
+
+@pytest.mark.parametrize("container", [("MP3", "VORBIS"), ("MP4", "MPEG_LAYER_III")], ids=["opening fails", "no such format"])
+async def test_a_format_that_cannot_be_written_leaves_wav_and_says_so(
+    open_stages: Open, monkeypatch: pytest.MonkeyPatch, container: tuple[str, str]
+) -> None:
+    monkeypatch.setitem(audio._CONTAINERS, music_pb2.AUDIO_FORMAT_MP3, audio._Container(*container, 0.1))
+    vae = Vae()
+    events = await collect(await open_stages(vae=vae), planned(seeds=[4, 5], output={"format": music_pb2.AUDIO_FORMAT_MP3}))
+    wav = await collect(await open_stages(), planned(seeds=[4, 5]))
+    assert {index: soundfile.read(io.BytesIO(data))[0].tolist() for index, data in files_of(events).items()} == {
+        index: soundfile.read(io.BytesIO(data))[0].tolist() for index, data in files_of(wav).items()
+    }
+    assert [song.format for song in events[-1].completed.songs] == [music_pb2.AUDIO_FORMAT_WAV_PCM16] * 2
+    assert [song.receipt["format"] for song in events[-1].completed.songs] == ["wav"] * 2
+    (warning,) = [warning for warning in events[-1].completed.warnings if warning.startswith("output.format")]
+    assert "song 0 could not be written as mp3" in warning
+    assert vae.calls == 3  # the second song is not tried in vain
+
+
+async def test_a_write_that_fails_in_the_middle_leaves_wav(open_stages: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Breaking(audio.SoundFileWriter):
+        """libsndfile refuses samples of another width."""
+
+        def write(self, waveform: audio.Waveform) -> bytes:
+            return super().write(waveform[:1])
+
+    monkeypatch.setattr(audio, "SoundFileWriter", Breaking)
+    events = await collect(await open_stages(), planned(output={"format": music_pb2.AUDIO_FORMAT_FLAC}))
+    assert events[-1].completed.songs[0].format == music_pb2.AUDIO_FORMAT_WAV_PCM16
+    assert files_of(events)[0][:4] == b"RIFF"

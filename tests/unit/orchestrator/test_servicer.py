@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ from acestep_rpc.server import Registration, serve
 from acestep_rpc.settings import ServerSettings
 from acestep_rpc.v1 import encoder_pb2, music_pb2, music_pb2_grpc, sampling_pb2, stage_pb2, stage_pb2_grpc
 from orchestrator.assets import AssetStore
+from orchestrator.jobs.database import Database, open_database
+from orchestrator.jobs.service import Jobs
 from orchestrator.limits import LIMITS
 from orchestrator.servicer import MusicServicer
-from orchestrator.sources import Sources
+from orchestrator.settings import Settings
 from orchestrator.stages import Stages, connect_stages
 
 
@@ -35,7 +38,19 @@ def free_port() -> int:
 
 
 @pytest.fixture
-async def stub() -> AsyncIterator[Any]:
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    database = await open_database(f"sqlite:///{tmp_path}/jobs.sqlite")
+    yield database
+    await database.close()
+
+
+def servicer(stages: Stages, database: Database) -> Any:
+    settings = Settings(encoder="a:1", diffusion="b:2", vae="c:3")
+    return MusicServicer(stages, Jobs(database, stages, AssetStore("memory://"), settings))  # type: ignore[abstract]
+
+
+@pytest.fixture
+async def stub(database: Database) -> AsyncIterator[Any]:
     """MusicService whose stages answer Describe and nothing else."""
     descriptions = [
         stage_pb2.DescribeResponse(
@@ -61,8 +76,8 @@ async def stub() -> AsyncIterator[Any]:
     stages = Stages(None, None, None, [InProcessStub(Describing(description)) for description in descriptions])
 
     async def build() -> Sequence[Registration]:
-        servicer = MusicServicer(stages, Sources(AssetStore("memory://"), stages))  # type: ignore[abstract]
-        return [Registration("acestep_rpc.v1.MusicService", servicer, music_pb2_grpc.add_MusicServiceServicer_to_server)]
+        add = music_pb2_grpc.add_MusicServiceServicer_to_server
+        return [Registration("acestep_rpc.v1.MusicService", servicer(stages, database), add)]
 
     server = await serve(ServerSettings(), build)
     target = f"127.0.0.1:{server.port}"
@@ -78,18 +93,26 @@ async def test_a_bad_request_is_refused_with_every_field_over_the_wire(stub: Any
     assert [field for field, _ in caught.value.violations] == ["prompt", "sampling.guidance_scale", "text_to_music.duration_seconds"]
 
 
-@pytest.mark.parametrize(
-    ("method", "request_message"),
-    [
-        ("SubmitGeneration", music_pb2.SubmitGenerationRequest()),
-        ("WatchGeneration", music_pb2.WatchGenerationRequest()),
-        ("EstimateGeneration", music_pb2.EstimateGenerationRequest()),
-    ],
-)
-async def test_what_is_not_built_is_unimplemented(stub: Any, method: str, request_message: Any) -> None:
-    call = getattr(stub, method)(request_message)
-    with pytest.raises(errors.Unimplemented, match=f"{method} is not built yet"):
-        await (anext(call) if hasattr(call, "__anext__") else call)
+async def test_what_is_not_built_is_unimplemented(stub: Any) -> None:
+    with pytest.raises(errors.Unimplemented, match="EstimateGeneration is not built yet"):
+        await stub.EstimateGeneration(music_pb2.EstimateGenerationRequest())
+
+
+async def test_a_job_is_refused_as_a_call_is(stub: Any) -> None:
+    bad = music_pb2.GenerateRequest(text_to_music={"duration_seconds": 10_000}, sampling={"guidance_scale": float("nan")})
+    with pytest.raises(errors.InvalidRequest) as called:
+        await anext(stub.Generate(bad))
+    with pytest.raises(errors.InvalidRequest) as submitted:
+        await stub.SubmitGeneration(music_pb2.SubmitGenerationRequest(generation=bad))
+    assert submitted.value.violations == called.value.violations
+
+
+async def test_a_job_of_an_unknown_source_is_refused(stub: Any) -> None:
+    generation = music_pb2.GenerateRequest(
+        prompt={"tags": "funk"}, extend={"source": {"result": "operations/a/results/0"}, "left_seconds": 1}
+    )
+    with pytest.raises(errors.NotFound, match="operations/a/results/0"):
+        await stub.SubmitGeneration(music_pb2.SubmitGenerationRequest(generation=generation))
 
 
 async def test_capabilities_publish_every_limit_and_what_the_stages_say(stub: Any) -> None:
@@ -122,10 +145,10 @@ async def test_every_advertised_task_is_a_task_of_the_contract(stub: Any) -> Non
     assert set(response.tasks) <= {field.name for field in music_pb2.GenerateRequest.DESCRIPTOR.oneofs_by_name["task"].fields}
 
 
-async def test_a_stage_that_is_away_is_said_before_any_work() -> None:
+async def test_a_stage_that_is_away_is_said_before_any_work(database: Database) -> None:
     targets = [f"127.0.0.1:{free_port()}" for _ in range(3)]
     stages = connect_stages(*targets, ready_seconds=0.2)
-    stub: Any = InProcessStub(MusicServicer(stages, Sources(AssetStore("memory://"), stages)))  # type: ignore[abstract]
+    stub: Any = InProcessStub(servicer(stages, database))
     events = stub.Generate(music_pb2.GenerateRequest(prompt={"tags": "funk"}))
     with pytest.raises(errors.StageUnavailable, match="nobody answers at 127"):
         await anext(events)

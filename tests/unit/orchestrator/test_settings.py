@@ -31,6 +31,9 @@ def test_a_checkpoint_makes_an_embedded_one() -> None:
         ({"encoder": "a:1", "diffusion": "b:2", "vae": "c:3", "checkpoint": "x"}, "CHECKPOINT must not be set"),
         ({"encoder": "a:1", "diffusion": "b:2", "vae": "c:3", "warm_adapters": "rap"}, "WARM_ADAPTERS must not be set"),
         ({"encoder": "a:1", "diffusion": "b:2", "vae": "c:3", "embeded": "true"}, "EMBEDED is not a setting"),
+        ({"embedded": "true", "checkpoint": "x", "database_url": "postgresql://db/jobs"}, "STORE or .*DATA must be set"),
+        ({"embedded": "true", "checkpoint": "x", "job_lease_seconds": "0.1"}, "JOB_LEASE_SECONDS must be at least 1"),
+        ({"embedded": "true", "checkpoint": "x", "retention_bytes": "-1"}, "RETENTION_BYTES must be at least 0"),
     ],
 )
 def test_settings_that_contradict_each_other_stop_the_start(values: dict[str, str], message: str) -> None:

@@ -1,0 +1,67 @@
+"""`acestep submit`: a song as a job of the server."""
+
+import argparse
+import asyncio
+import os
+
+from google.longrunning import operations_pb2
+
+from acestep_rpc.channels import RemoteStub, connect
+from acestep_rpc.errors import InvalidRequest
+from acestep_rpc.v1 import music_pb2, music_pb2_grpc
+from clients.cli.failures import EXIT_CODES_HELP
+from clients.cli.request import FORMATS, add_arguments, build_request, in_terms_of_flags
+
+_DESCRIPTION = """
+Leave a song to the server, and print the name of its operation. It is made whether or not anyone waits.
+
+  acestep submit --server localhost:7860 --tags "funk, bass, 105 bpm" --duration 30 --format flac
+  acestep jobs watch --server localhost:7860 operations/... -o song.flac
+
+With --request-id the same command can be repeated: it is the same job.
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "submit",
+        help="make a song from tags and lyrics as a job of a server",
+        description=_DESCRIPTION,
+        epilog=EXIT_CODES_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--server", metavar="HOST:PORT", required=True, help="a running server")
+    add_arguments(parser)
+    parser.add_argument("--duration", type=float, metavar="SECONDS", help="length, 1 to 240 (default: 60)")
+    parser.add_argument("--format", choices=tuple(FORMATS), default="wav", help="(default: %(default)s)")
+    parser.add_argument("--sample-rate", type=int, choices=(44100, 48000), help="in Hz (default: 48000)")
+    job = parser.add_argument_group("the job")
+    job.add_argument("--request-id", default="", metavar="ID", help="name of the operation after operations/ (default: drawn)")
+    job.add_argument("--webhook-url", metavar="URL", help="called when the job ends (default: nobody is)")
+    job.add_argument(
+        "--webhook-secret",
+        default=os.environ.get("ACESTEP_WEBHOOK_SECRET"),
+        metavar="whsec_...",
+        help="key of its signature (default: ACESTEP_WEBHOOK_SECRET of the environment, or the server's own)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Submit, print the name."""
+    generation = build_request(args, FORMATS[args.format], args.sample_rate)
+    generation.request_id = args.request_id
+    generation.text_to_music.CopyFrom(music_pb2.TextToMusic(duration_seconds=args.duration))
+    request = music_pb2.SubmitGenerationRequest(generation=generation, webhook_url=args.webhook_url)
+    if args.webhook_url is not None and args.webhook_secret is not None:
+        request.webhook_secret = args.webhook_secret
+    try:
+        print(asyncio.run(_submit(args.server, request)).name)
+    except InvalidRequest as error:
+        raise in_terms_of_flags(error) from error
+
+
+async def _submit(server: str, request: music_pb2.SubmitGenerationRequest) -> operations_pb2.Operation:
+    async with connect(server) as channel:
+        return await RemoteStub(music_pb2_grpc.MusicServiceStub, channel, server).SubmitGeneration(request)

@@ -1,0 +1,1 @@
+"""Durable jobs: requests that outlive their call, their server and its restarts."""
