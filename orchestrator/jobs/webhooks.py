@@ -118,7 +118,9 @@ class WebhookSender:
 
     async def send_due(self) -> None:
         """Make every call that is due now."""
-        await asyncio.gather(*(self._send_in_turn() for _ in range(_CALLS_AT_A_TIME)))
+        async with asyncio.TaskGroup() as tasks:  # which a cancellation leaves only when all of them have let go of the database
+            for _ in range(_CALLS_AT_A_TIME):
+                tasks.create_task(self._send_in_turn())
 
     async def _send_in_turn(self) -> None:
         while (call := await self._take()) is not None:
