@@ -8,13 +8,16 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from acestep_rpc.client_security import ClientSecurity, SecuredChannel
 from acestep_rpc.errors import DeadlineExceeded, StageUnavailable, from_rpc_error
-from acestep_rpc.server import KEEPALIVE_MILLISECONDS, MAX_MESSAGE_BYTES
+from acestep_rpc.server import KEEPALIVE_MILLISECONDS, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
 from acestep_rpc.telemetry import REQUEST_ID_KEY, request_id
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", 2 * MAX_METADATA_BYTES),
     ("grpc.keepalive_time_ms", KEEPALIVE_MILLISECONDS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_MILLISECONDS // 2),
     ("grpc.http2.max_pings_without_data", 0),  # a step of sampling may be silent for minutes
@@ -26,12 +29,18 @@ _OPTIONS = (
 Metadata = Sequence[tuple[str, str]]
 
 
-def connect(target: str) -> grpc.aio.Channel:
+def connect(target: str, security: ClientSecurity | None = None) -> grpc.aio.Channel:
     """Open a channel with the system's limits and keepalive. It connects on the first call, and again after every break.
 
     Args:
         target: As "127.0.0.1:7001" or "dns:///encoder:7001".
+        security: How to check the server and what to show it; None: neither, in plain text.
+    Raises:
+        ValueError: A certificate, a key or the list of authorities is none.
+        OSError: One of these files cannot be read.
     """
+    if security is not None:
+        return SecuredChannel(target, security, _OPTIONS)
     return grpc.aio.insecure_channel(target, options=_OPTIONS)
 
 

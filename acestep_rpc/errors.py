@@ -3,11 +3,14 @@
     AcestepError
     |-- InvalidRequest      INVALID_ARGUMENT     a field is out of its range          BadRequest
     |-- NotFound            NOT_FOUND            no such asset, adapter, job          ResourceInfo
+    |-- Unauthenticated     UNAUTHENTICATED      no credentials, or bad ones
+    |-- PermissionDenied    PERMISSION_DENIED    credentials that are not for this        ErrorInfo
     |-- AlreadyExists       ALREADY_EXISTS       request id reused with another body  ErrorInfo
     |-- ShapeTooLarge       FAILED_PRECONDITION  the device cannot hold it            ErrorInfo with the limit
     |-- NotFinished         FAILED_PRECONDITION  the job has not ended yet            ErrorInfo
     |-- AttemptsExhausted   ABORTED              the job's servers vanished each time ErrorInfo
     |-- Overloaded          RESOURCE_EXHAUSTED   queue full, deadline unattainable    ErrorInfo, RetryInfo
+    |-- QuotaExceeded       RESOURCE_EXHAUSTED   tenant over quota                    QuotaFailure, RetryInfo
     |-- StageUnavailable    UNAVAILABLE          no replica, or it drains             RetryInfo
     |-- DeadlineExceeded    DEADLINE_EXCEEDED    time is up
     |-- RequestCancelled    CANCELLED            the caller went away
@@ -17,6 +20,7 @@
 Code raises these; the server's interceptor turns them into a google.rpc.Status, and clients turn that back. Servicers never abort.
 """
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -111,6 +115,13 @@ class _WithReason(AcestepError):
         return (error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=self.metadata),)
 
 
+class PermissionDenied(_WithReason):
+    """The credentials are good, and not for this."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+    reason = "PERMISSION_DENIED"
+
+
 class AlreadyExists(_WithReason):
     """A request id was used before with another body."""
 
@@ -174,10 +185,46 @@ class Overloaded(_WithRetry):
         return (error_details_pb2.ErrorInfo(reason="OVERLOADED", domain=DOMAIN), *super().details())
 
 
+class QuotaExceeded(AcestepError):
+    """A tenant has used up what it may.
+
+    Args:
+        quota: Which one, as "requests_per_minute".
+        message: What is the matter.
+        retry_after_seconds: When to try again; None: waiting does not help.
+    """
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, quota: str, message: str, retry_after_seconds: float | None = None) -> None:
+        self.quota = quota
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(message)
+
+    def details(self) -> Sequence[Message]:
+        """A QuotaFailure, and a RetryInfo where a wait helps."""
+        violation = error_details_pb2.QuotaFailure.Violation(subject=self.quota, description=str(self))
+        failure = error_details_pb2.QuotaFailure(violations=[violation])
+        if self.retry_after_seconds is None:
+            return (failure,)
+        info = error_details_pb2.RetryInfo()
+        info.retry_delay.FromMilliseconds(math.ceil(self.retry_after_seconds * 1000))
+        return failure, info
+
+
 class StageUnavailable(_WithRetry):
     """No replica of a stage answers. The only error that is worth an immediate retry elsewhere."""
 
     code = grpc.StatusCode.UNAVAILABLE
+
+
+class Unauthenticated(AcestepError):
+    """The caller did not say who it is, or cannot prove it. Always the same words: they tell nobody which tenants exist."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+    def __init__(self, message: str = "credentials are missing or not valid") -> None:
+        super().__init__(message)
 
 
 class DeadlineExceeded(AcestepError):
@@ -209,8 +256,16 @@ def to_status(error: AcestepError) -> status_pb2.Status:
 _SIMPLE: dict[grpc.StatusCode, type[AcestepError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.CANCELLED: RequestCancelled,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
 }
-_REASONS: tuple[type[_WithReason], ...] = (AlreadyExists, NotFinished, ShapeTooLarge, AttemptsExhausted, Unimplemented)
+_REASONS: tuple[type[_WithReason], ...] = (
+    PermissionDenied,
+    AlreadyExists,
+    NotFinished,
+    ShapeTooLarge,
+    AttemptsExhausted,
+    Unimplemented,
+)
 _WITH_REASON = {(cls.code, cls.reason): cls for cls in _REASONS} | {(cls.code, ""): cls for cls in _REASONS}
 _WITH_RETRY: dict[grpc.StatusCode, type[_WithRetry]] = {cls.code: cls for cls in (Overloaded, StageUnavailable)}
 
@@ -235,6 +290,7 @@ def _from_wire(code: grpc.StatusCode, message: str, details: Sequence[any_pb2.An
             error_details_pb2.ResourceInfo,
             error_details_pb2.ErrorInfo,
             error_details_pb2.RetryInfo,
+            error_details_pb2.QuotaFailure,
         ):
             if packed.Is(kind.DESCRIPTOR):
                 detail = kind()
@@ -253,8 +309,12 @@ def _from_wire(code: grpc.StatusCode, message: str, details: Sequence[any_pb2.An
     assert isinstance(reason, error_details_pb2.ErrorInfo)
     if with_reason := _WITH_REASON.get((code, reason.reason)):
         return with_reason(message, **dict(reason.metadata))
+    retry = found.get("RetryInfo", error_details_pb2.RetryInfo())
+    assert isinstance(retry, error_details_pb2.RetryInfo)
+    quota = found.get("QuotaFailure")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and isinstance(quota, error_details_pb2.QuotaFailure):
+        subject = quota.violations[0].subject if quota.violations else ""
+        return QuotaExceeded(subject, message, retry.retry_delay.ToMilliseconds() / 1000 if "RetryInfo" in found else None)
     if code in _WITH_RETRY:
-        retry = found.get("RetryInfo", error_details_pb2.RetryInfo())
-        assert isinstance(retry, error_details_pb2.RetryInfo)
         return _WITH_RETRY[code](message, retry.retry_delay.ToMilliseconds() / 1000 or 1.0)
     return _SIMPLE.get(code, StageError)(message)

@@ -18,9 +18,10 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 from prometheus_client import start_http_server
 
-from acestep_rpc.errors import AcestepError, StageUnavailable, to_status
+from acestep_rpc.errors import AcestepError, Overloaded, StageUnavailable, to_status
 from acestep_rpc.settings import ServerSettings
 from acestep_rpc.telemetry import configure_logging, log, observe_call
+from acestep_rpc.tls import check_client, server_credentials
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """Largest message. The largest there is: conditioning of 4096 lyric tokens, full and null, 1024 wide in float32: 32 MiB, and its
@@ -29,14 +30,29 @@ text states. The latents of 16 songs of 240 s take 21 MB; audio goes in chunks."
 KEEPALIVE_MILLISECONDS = 20_000
 """How often a client pings while a call is silent, as long sampling steps are. The server accepts twice that rate."""
 
+MAX_METADATA_BYTES = 16 * 1024
+"""Headers of a call: room for a bearer token of an identity provider. gRPC refuses some calls above it, and all above twice as much."""
+
+MAX_STREAMS_PER_CONNECTION = 256
+"""Calls at a time on one connection; further ones wait at the client."""
+
 _FLUSH_SECONDS = 0.5  # after the last call ended: its last bytes, and the health watchers that never end by themselves
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),  # a port that is taken is an error, not half of the traffic
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", 2 * MAX_METADATA_BYTES),
+    ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MILLISECONDS // 2),
+    ("grpc.http2.max_ping_strikes", 2),  # a client that pings faster is sent away
+    ("grpc.keepalive_time_ms", 3 * KEEPALIVE_MILLISECONDS),  # clients that vanished without a word are noticed
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_MILLISECONDS),
 )
+
+Guard = Callable[[str, Any], Awaitable[None]]
+"""Asked before each call, health checks apart: full name of the method, as "acestep_rpc.v1.MusicService/Generate", and context. Raises an AcestepError to refuse it."""
 
 
 class ServerError(OSError):
@@ -61,14 +77,21 @@ class Registration:
 class RunningServer:
     """A server that admits requests until `stop`. Made by `serve`."""
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, guard: Guard | None = None) -> None:
         self._settings = settings
-        self._gate = _Gate()
+        self._gate = _Gate(settings.max_concurrent_calls, settings.tls_allowed_clients, guard)
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(interceptors=(self._gate,), options=_OPTIONS)
+        self._server = grpc.aio.server(interceptors=(self._gate,), options=(*_OPTIONS, *_connection_age(settings)))
         address = f"{settings.host}:{settings.port}"
         try:
-            self.port = self._server.add_insecure_port(address)
+            credentials = server_credentials(settings.tls) if settings.tls is not None else None
+        except OSError as error:
+            raise ServerError(f"cannot read the certificate, its key or the authorities: {error}") from error
+        try:
+            if credentials is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise ServerError(f"cannot listen on {address}: the port is taken, or the address is not one of this machine") from error
         self.metrics_port = -1
@@ -111,12 +134,15 @@ class RunningServer:
             metrics_thread.join()
 
 
-async def serve(settings: ServerSettings, build: Callable[[], Awaitable[Sequence[Registration]]]) -> RunningServer:
+async def serve(
+    settings: ServerSettings, build: Callable[[], Awaitable[Sequence[Registration]]], guard: Guard | None = None
+) -> RunningServer:
     """Take the ports, build the servicers, start.
 
     Args:
         settings: Where to listen.
         build: Loads weights and makes the servicers. Runs after the ports are taken: a wrong port shows before minutes of loading.
+        guard: Lets callers in.
     Returns:
         The running server; its `port` and `metrics_port` are the ones bound.
     Raises:
@@ -124,7 +150,7 @@ async def serve(settings: ServerSettings, build: Callable[[], Awaitable[Sequence
     """
     if settings.ready_file is not None:
         settings.ready_file.unlink(missing_ok=True)
-    server = RunningServer(settings)
+    server = RunningServer(settings, guard)
     await server.start(await build())
     return server
 
@@ -139,6 +165,7 @@ def run(
     build: Callable[[], Awaitable[Sequence[Registration]]],
     before_draining: Callable[[], Awaitable[None]] = _nothing,
     close: Callable[[], Awaitable[None]] = _nothing,
+    guard: Guard | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Blocks.
 
@@ -148,12 +175,13 @@ def run(
         build: Loads weights and makes the servicers.
         before_draining: Ends what would run on behind the calls.
         close: Called after the last call.
+        guard: Lets callers in.
     Raises:
         SystemExit: A port is taken, or the checkpoint or a setting is refused; the message says which.
     """
     configure_logging(service)
     try:
-        asyncio.run(_run_until_signal(settings, build, before_draining, close))
+        asyncio.run(_run_until_signal(settings, build, before_draining, close, guard))
     except (ServerError, ValueError) as error:  # ValueError: a checkpoint or a setting that the stage refuses
         log("cannot_start", level=logging.ERROR, reason=str(error))
         raise SystemExit(f"{service}: {error}") from error
@@ -164,8 +192,9 @@ async def _run_until_signal(
     build: Callable[[], Awaitable[Sequence[Registration]]],
     before_draining: Callable[[], Awaitable[None]],
     close: Callable[[], Awaitable[None]],
+    guard: Guard | None,
 ) -> None:
-    server = await serve(settings, build)  # a signal while weights load ends the process at once
+    server = await serve(settings, build, guard)  # a signal while weights load ends the process at once
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -176,6 +205,15 @@ async def _run_until_signal(
     await before_draining()
     await server.stop(settings.drain_seconds)
     await close()
+
+
+def _connection_age(settings: ServerSettings) -> Sequence[tuple[str, int]]:
+    if not settings.max_connection_age_seconds:
+        return ()
+    return (
+        ("grpc.max_connection_age_ms", round(settings.max_connection_age_seconds * 1000)),
+        ("grpc.max_connection_age_grace_ms", round(settings.max_connection_age_grace_seconds * 1000)),
+    )
 
 
 async def _write(context: Any, response: Any) -> None:
@@ -192,9 +230,18 @@ def _write_ready_file(path: Path, content: dict[str, int]) -> None:
 
 
 class _Gate(grpc.aio.ServerInterceptor):
-    """Admits calls, counts those that run, and turns exceptions into statuses. gRPC's own services pass untouched."""
+    """Admits calls, counts those that run, and turns exceptions into statuses. Health checks pass untouched.
 
-    def __init__(self) -> None:
+    Args:
+        max_calls: That may run at a time.
+        allowed_clients: Names in certificates of callers, one of which they need; empty: none.
+        guard: Asked before each call.
+    """
+
+    def __init__(self, max_calls: int, allowed_clients: Sequence[str], guard: Guard | None) -> None:
+        self._max_calls = max_calls
+        self._allowed_clients = allowed_clients
+        self._guard = guard
         self.draining = False
         self.running = 0
         self.idle = asyncio.Event()
@@ -207,7 +254,7 @@ class _Gate(grpc.aio.ServerInterceptor):
     ) -> Any:
         handler = await continuation(handler_call_details)
         service, _, method = handler_call_details.method.lstrip("/").partition("/")
-        if handler is None or service in (health.SERVICE_NAME, reflection.SERVICE_NAME):
+        if handler is None or service == health.SERVICE_NAME:
             return handler
         kinds = {
             (False, False): (grpc.unary_unary_rpc_method_handler, handler.unary_unary),
@@ -221,9 +268,8 @@ class _Gate(grpc.aio.ServerInterceptor):
             self.running += 1
             self.idle.clear()
             try:
-                with observe_call(service, method, context):
-                    if self.draining:
-                        raise StageUnavailable("this replica is shutting down")
+                with observe_call(service, method, context, at_edge=True):
+                    await self._admit(f"{service}/{method}", context)
                     if not handler.response_streaming:
                         return await behaviour(request, context)
                     async with contextlib.aclosing(behaviour(request, context)) as responses:
@@ -237,4 +283,16 @@ class _Gate(grpc.aio.ServerInterceptor):
                 if self.running == 0:
                     self.idle.set()
 
+        if service == reflection.SERVICE_NAME and self._guard is None and not self._allowed_clients:
+            return handler  # its streams end with their connections and are nobody's work
         return make(respond, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer)
+
+    async def _admit(self, method: str, context: Any) -> None:
+        if self.draining:
+            raise StageUnavailable("this replica is shutting down")
+        if self.running > self._max_calls:
+            raise Overloaded(f"{self._max_calls} calls run here already")
+        if self._allowed_clients:
+            check_client(context, self._allowed_clients)
+        if self._guard is not None:
+            await self._guard(method, context)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from acestep_rpc.tls import ServerTls
+
 T = TypeVar("T")
 
 
@@ -25,6 +27,37 @@ class ServerSettings:
     """How long running requests may take after SIGTERM."""
     ready_file: Path | None = None
     """File that receives {"port": ..., "metrics_port": ...} once the server admits requests."""
+    tls_cert: Path | None = None
+    """Certificate of the server in PEM, with what leads to its authority: gRPC over TLS. Followed while the server runs, as the next two are."""
+    tls_key: Path | None = None
+    """Its key."""
+    tls_client_ca: Path | None = None
+    """Authorities of clients' certificates: mutual TLS, whoever has none is refused."""
+    tls_allowed_clients: tuple[str, ...] = ()
+    """Subject alternative names, separated by commas: with mutual TLS, only clients with one of them; empty: all that the authorities vouch for."""
+    max_concurrent_calls: int = 1024
+    """Calls at a time; one more is refused. Health checks are not counted."""
+    max_connection_age_seconds: float = 3600.0
+    """After this time a connection takes no further calls and clients open a new one; 0: never."""
+    max_connection_age_grace_seconds: float = 14400.0
+    """How long calls of such a connection may go on."""
+
+    @property
+    def tls(self) -> ServerTls | None:
+        """How the server proves who it is; None: it does not.
+
+        Raises:
+            SettingsError: A part is missing.
+        """
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise SettingsError("TLS_CERT and TLS_KEY must be set together")
+        if self.tls_cert is None and self.tls_client_ca is not None:
+            raise SettingsError("TLS_CLIENT_CA must not be set without TLS_CERT and TLS_KEY")
+        if self.tls_allowed_clients and self.tls_client_ca is None:
+            raise SettingsError("TLS_ALLOWED_CLIENTS must not be set without TLS_CLIENT_CA: names that nobody vouches for mean nothing")
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return ServerTls(self.tls_cert, self.tls_key, self.tls_client_ca)
 
 
 class SettingsError(ValueError):

@@ -23,6 +23,9 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Id of the request that the running task works for; empty outside of one."""
 
+tenant: ContextVar[str] = ContextVar("tenant", default="")
+"""Whom the running task works for; empty where callers do not say who they are."""
+
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300, 600)
 
 REQUESTS = Counter("acestep_requests", "Calls finished, by status code.", ["service", "method", "code"])
@@ -48,6 +51,12 @@ REAL_TIME_FACTOR = Histogram(
 JOBS = Counter("acestep_job_attempts", "Attempts at jobs that ended, by outcome.", ["outcome"])
 WEBHOOKS = Counter("acestep_webhook_calls", "Calls on completion of jobs, by outcome.", ["outcome"])
 
+TENANT_REQUESTS = Counter("acestep_tenant_requests", "Calls of known tenants finished, by status code.", ["tenant", "code"])
+TENANT_AUDIO_SECONDS = Counter("acestep_tenant_audio_seconds", "Seconds of songs made for known tenants.", ["tenant"])
+MAX_TENANT_LABELS = 200
+"""Tenants that metrics name; the ones after them are counted together, as "(other)"."""
+_tenant_labels: set[str] = set()
+
 _logger = logging.getLogger("acestep")
 
 
@@ -59,6 +68,14 @@ def is_request_id(text: str) -> bool:
 def new_request_id() -> str:
     """Draw a request id."""
     return uuid.uuid4().hex
+
+
+def tenant_label() -> str:
+    """The running task's tenant as metrics name it."""
+    name = tenant.get()
+    if len(_tenant_labels) < MAX_TENANT_LABELS:
+        _tenant_labels.add(name)
+    return name if name in _tenant_labels else "(other)"
 
 
 def log(event: str, *, level: int = logging.INFO, exception: BaseException | None = None, **fields: object) -> None:
@@ -74,7 +91,7 @@ def log(event: str, *, level: int = logging.INFO, exception: BaseException | Non
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a record: time, level, service, request_id, event and the fields given to `log`."""
+    """One JSON object a record: time, level, service, request_id, tenant, event and the fields given to `log`."""
 
     def __init__(self, service: str) -> None:
         super().__init__()
@@ -91,6 +108,8 @@ class JsonFormatter(logging.Formatter):
         }
         if request_id.get():
             line["request_id"] = request_id.get()
+        if tenant.get():
+            line["tenant"] = tenant.get()
         line.update(getattr(record, "fields", {"logger": record.name}))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
@@ -115,17 +134,19 @@ class CallContext(Protocol):
 
 
 @contextlib.contextmanager
-def observe_call(service: str, method: str, context: CallContext) -> Iterator[None]:
+def observe_call(service: str, method: str, context: CallContext, at_edge: bool = False) -> Iterator[None]:
     """Give the call its request id, time it, count it, log it once, and let only AcestepErrors and cancellation out.
 
     Args:
         service: Full name, as "acestep_rpc.v1.VaeService".
         method: As "DecodeLatents".
         context: The servicer context. A good id in its metadata is kept, otherwise one is drawn.
+        at_edge: The call came over a network. If its tenant becomes known in the body, it is counted for it.
     Raises:
         Unimplemented: The body raised NotImplementedError, as the generated base classes do.
         StageError: The body raised something that is no AcestepError. Its message holds the request id and nothing else.
     """
+    tenant_token = tenant.set(tenant.get())
     token = request_id.set(_given_request_id(context) or new_request_id())
     start = time.monotonic()
     code, level, cause = "OK", logging.INFO, None
@@ -151,9 +172,12 @@ def observe_call(service: str, method: str, context: CallContext) -> Iterator[No
         seconds = time.monotonic() - start
         REQUESTS.labels(service, method, code).inc()
         REQUEST_SECONDS.labels(service, method).observe(seconds)
+        if at_edge and tenant.get():
+            TENANT_REQUESTS.labels(tenant_label(), code).inc()
         problem = {} if message is None else {"error": message}
         log("request", level=level, exception=cause, method=f"{service}/{method}", code=code, seconds=round(seconds, 6), **problem)
         request_id.reset(token)
+        tenant.reset(tenant_token)
 
 
 def _given_request_id(context: CallContext) -> str:

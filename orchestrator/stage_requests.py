@@ -1,5 +1,6 @@
 """A plan in the words of the encoder and the diffusion stage."""
 
+from acestep_rpc.telemetry import tenant
 from acestep_rpc.v1 import diffusion_pb2, encoder_pb2, tensor_pb2
 from orchestrator.plan import Plan
 from orchestrator.tasks import AudioToAudio, Edit, Extend, Repaint, Retake, TextToMusic
@@ -40,7 +41,9 @@ def sample_request(
         source: Latents of the source, for the tasks that have one.
         target: Of the target prompt, for an edit.
     """
-    request = diffusion_pb2.SampleRequest(conditioning=conditioning, params=plan.sampling, seeds=plan.seeds, adapters=plan.adapters)
+    request = diffusion_pb2.SampleRequest(
+        conditioning=conditioning, params=plan.sampling, seeds=plan.seeds, adapters=plan.adapters, tenant=tenant.get()
+    )
     match plan.task:
         case TextToMusic() as task:
             request.text_to_music.duration_seconds = task.duration_seconds
