@@ -1,4 +1,4 @@
-"""Channels over TLS and with credentials. Their certificates may be replaced: later calls use the new ones, running calls end as they began."""
+"""Channels over TLS and with credentials. Their certificates may be replaced: later calls use the new ones, others end as they began."""
 
 import asyncio
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence

@@ -28,13 +28,13 @@ class ServerSettings:
     ready_file: Path | None = None
     """File that receives {"port": ..., "metrics_port": ...} once the server admits requests."""
     tls_cert: Path | None = None
-    """Certificate of the server in PEM, with what leads to its authority: gRPC over TLS. Followed while the server runs, as the next two are."""
+    """Certificate of the server in PEM, with its chain: gRPC over TLS. Followed while the server runs, as the next two are."""
     tls_key: Path | None = None
     """Its key."""
     tls_client_ca: Path | None = None
     """Authorities of clients' certificates: mutual TLS, whoever has none is refused."""
     tls_allowed_clients: tuple[str, ...] = ()
-    """Subject alternative names, separated by commas: with mutual TLS, only clients with one of them; empty: all that the authorities vouch for."""
+    """With mutual TLS: subject alternative names, separated by commas, one of which a client needs; empty: any will do."""
     max_concurrent_calls: int = 1024
     """Calls at a time; one more is refused. Health checks are not counted."""
     max_connection_age_seconds: float = 3600.0

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from google.longrunning import operations_pb2_grpc
 
@@ -23,11 +24,12 @@ from orchestrator.lyrics import LyricsServicer
 from orchestrator.servicer import MusicServicer
 from orchestrator.settings import PREFIX, Settings
 from orchestrator.stages import Stages, connect_stages
+from orchestrator.tenants.guard import Guard, open_guard
 
 
 async def _stages(settings: Settings) -> Stages:
     if not settings.embedded:
-        return connect_stages(settings.encoder, settings.diffusion, settings.vae)
+        return connect_stages(settings.encoder, settings.diffusion, settings.vae, security=settings.stage_security)
     from orchestrator.embedded import load  # brings torch: only where the stages are
 
     assert settings.checkpoint is not None
@@ -46,6 +48,7 @@ class _Orchestrator:
         self._settings = settings
         self._data = data
         self._jobs: Jobs | None = None
+        self._guard: Guard | None = None
 
     async def build(self) -> Sequence[Registration]:
         settings = self._settings
@@ -53,10 +56,14 @@ class _Orchestrator:
             log("jobs_end_with_this_process", level=logging.WARNING, setting=f"{PREFIX}DATA")
         if settings.webhook_secret:
             check_secret(f"{PREFIX}WEBHOOK_SECRET", settings.webhook_secret)
+        if settings.authentication and settings.tls is None and settings.host not in ("127.0.0.1", "::1", "localhost"):
+            log("credentials_in_plain_text", level=logging.WARNING, setting=f"{PREFIX}TLS_CERT")
         stages = await _stages(settings)
         self._data.mkdir(parents=True, exist_ok=True)
         database = await open_database(settings.database_url or f"sqlite:///{self._data / 'jobs.sqlite'}")
-        jobs = self._jobs = Jobs(database, stages, AssetStore(settings.store or str(self._data / "store")), settings)
+        self._guard = open_guard(settings, database)
+        assets = AssetStore(settings.store or str(self._data / "store"))
+        jobs = self._jobs = Jobs(database, stages, assets, settings, self._guard.quotas)
         jobs.start()
         servicer = MusicServicer(stages, jobs)  # type: ignore[abstract]  # what is not built: the base class answers UNIMPLEMENTED
         return (
@@ -65,6 +72,10 @@ class _Orchestrator:
             Registration("acestep_rpc.v1.LyricsService", LyricsServicer(stages), lyrics_pb2_grpc.add_LyricsServiceServicer_to_server),
             Registration("google.longrunning.Operations", OperationsServicer(jobs), operations_pb2_grpc.add_OperationsServicer_to_server),
         )
+
+    async def guard(self, method: str, context: Any) -> None:
+        assert self._guard is not None
+        await self._guard(method, context)
 
     async def give_jobs_back(self) -> None:
         assert self._jobs is not None
@@ -83,7 +94,8 @@ def main() -> None:
         sys.exit(str(error))
     with tempfile.TemporaryDirectory(prefix="acestep-data-") as temporary:
         orchestrator = _Orchestrator(settings, settings.data or Path(temporary))
-        run("orchestrator", settings, orchestrator.build, orchestrator.give_jobs_back, orchestrator.close)
+        guard = orchestrator.guard if settings.authentication else None
+        run("orchestrator", settings, orchestrator.build, orchestrator.give_jobs_back, orchestrator.close, guard)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import io
 import re
 import shutil
@@ -12,6 +13,7 @@ from typing import Any, BinaryIO
 import fsspec
 
 from acestep_rpc.errors import InvalidRequest, NotFound
+from acestep_rpc.telemetry import tenant
 
 READ_BYTES = 1 << 20
 _FOLDER = r"operations/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}(/attempts/[0-9]{1,9})?"
@@ -20,6 +22,8 @@ _NAME = re.compile(rf"assets/[0-9a-f]{{64}}|{_FOLDER}/results/[0-9]{{1,2}}")
 
 class AssetStore:
     """Uploads under their SHA-256, so that the same bytes are one asset, and songs under the names of their requests.
+
+    Each tenant (acestep_rpc.telemetry.tenant of the running task) has a folder of its own, and no name leads out of it.
 
     Args:
         url: Folder or fsspec URL, as "/var/lib/acestep" or "s3://bucket/prefix".
@@ -111,7 +115,7 @@ class AssetStore:
         await asyncio.to_thread(self._write, f"{_checked(name)}/{key}", io.BytesIO(data))
 
     def _path(self, relative: str) -> str:
-        return f"{self._root}/{relative}"
+        return f"{self._root}/{_folder()}{relative}"
 
     def _put(self, source: Path, relative: str) -> None:
         if not self._files.exists(self._path(relative)):
@@ -130,6 +134,12 @@ class AssetStore:
             target.discard()
             raise
         target.commit()
+
+
+def _folder() -> str:
+    """Of the running task's tenant: its name may hold what no file system takes, or differ from another in upper case only."""
+    name = tenant.get()
+    return f"tenants/{hashlib.sha256(name.encode()).hexdigest()[:32]}/" if name else ""
 
 
 def _checked(name: str) -> str:

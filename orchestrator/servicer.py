@@ -19,6 +19,7 @@ from orchestrator.jobs.service import Jobs
 from orchestrator.limits import LIMITS
 from orchestrator.pipeline import generate
 from orchestrator.stages import Stages
+from orchestrator.tasks import song_seconds
 
 
 class MusicServicer(music_pb2_grpc.MusicServiceServicer):
@@ -41,6 +42,7 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
         """Plan, then run the pipeline for as long as the caller listens."""
         deadline = _deadline(context)
         defaults = await self._stages.sampling_defaults(deadline)
+        request = self._jobs.quotas.with_priority(request)
         planned = plan.plan(request, self._seed_source, telemetry.request_id.get(), defaults)
         telemetry.request_id.set(planned.request_id)  # from here on, in this call's task and in the stages
         source, original = await self._sources.of_task(planned.task, planned.sample_rate, deadline)
@@ -48,7 +50,10 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
         if results is not None:
             await self._jobs.claim(planned.request_id)
         history = []
-        async with contextlib.aclosing(generate(planned, self._stages, deadline, source, original, results)) as events:
+        async with (
+            self._jobs.quotas.request(song_seconds(planned.task, source) * len(planned.seeds)),
+            contextlib.aclosing(generate(planned, self._stages, deadline, source, original, results)) as events,
+        ):
             async for event in events:
                 kind = event.WhichOneof("event")
                 if results is not None and kind != "progress":

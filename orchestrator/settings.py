@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from acestep_rpc.client_security import ClientSecurity
 from acestep_rpc.settings import ServerSettings, SettingsError
+from acestep_rpc.tls import ClientTls
 
 PREFIX = "ACESTEP_ORCHESTRATOR_"
 
@@ -57,15 +59,62 @@ class Settings(ServerSettings):
     """Tries of one webhook before it is dropped: some five hours."""
     webhook_retry_seconds: float = 5.0
     """Wait after the first try of a webhook that failed; it doubles with each, to an hour."""
+    authentication: tuple[str, ...] = ()
+    """What callers may show, separated by commas: keys (API keys of the file of tenants), jwt (tokens of an identity provider); empty: nobody
+    needs to show anything, and all share everything."""
+    tenants: Path | None = None
+    """File of tenants: digests of their keys, and their limits (docs/security.md). Followed while the server runs."""
+    jwt_issuer: str = ""
+    """Issuer of tokens, their `iss`."""
+    jwt_audience: str = ""
+    """Their `aud`."""
+    jwt_keys: str = ""
+    """URL or file of the issuer's JSON Web Key Set."""
+    jwt_tenant_claim: str = "sub"
+    """Claim that names the tenant."""
+    jwt_leeway_seconds: float = 60.0
+    """By how much the issuer's clock may differ."""
+    stage_tls_ca: Path | None = None
+    """Authorities of the stages' certificates in PEM: they are called over TLS. Followed while the server runs, as the next two."""
+    stage_tls_cert: Path | None = None
+    """Certificate to show the stages, for mutual TLS."""
+    stage_tls_key: Path | None = None
+    """Its key."""
+    stage_tls_server_name: str = ""
+    """Name in the stages' certificates, where it is not that of the targets."""
 
     def __post_init__(self) -> None:
         self._check_stages()
+        self._check_authentication()
         if self.database_url and self.data is None and not self.store:
             raise SettingsError(f"{PREFIX}STORE or {PREFIX}DATA must be set with {PREFIX}DATABASE_URL: songs must last as long as jobs")
         least = {"concurrent_jobs": 0, "job_attempts": 1, "job_lease_seconds": 1, "retention_seconds": 0, "retention_bytes": 0}
         for name, minimum in (least | {"webhook_attempts": 1, "webhook_retry_seconds": 0}).items():
             if not getattr(self, name) >= minimum:
                 raise SettingsError(f"{PREFIX}{name.upper()} must be at least {minimum}")
+
+    @property
+    def stage_security(self) -> ClientSecurity | None:
+        """Of calls to the stages."""
+        if self.stage_tls_ca is None:
+            return None
+        return ClientSecurity(ClientTls(self.stage_tls_ca, self.stage_tls_cert, self.stage_tls_key, self.stage_tls_server_name))
+
+    def _check_authentication(self) -> None:
+        if unknown := set(self.authentication) - {"keys", "jwt"}:
+            raise SettingsError(f"{PREFIX}AUTHENTICATION can have keys and jwt, not {', '.join(sorted(unknown))}")
+        if "keys" in self.authentication and self.tenants is None:
+            raise SettingsError(f"{PREFIX}TENANTS must be set when {PREFIX}AUTHENTICATION has keys")
+        if self.tenants is not None and not self.authentication:
+            raise SettingsError(f"{PREFIX}TENANTS must not be set without {PREFIX}AUTHENTICATION: nobody would have to show a key")
+        for name in ("jwt_issuer", "jwt_audience", "jwt_keys"):
+            if bool(getattr(self, name)) != ("jwt" in self.authentication):
+                must = "must" if "jwt" in self.authentication else "must not"
+                raise SettingsError(
+                    f"{PREFIX}{name.upper()} {must} be set when {PREFIX}AUTHENTICATION is {','.join(self.authentication)!r}"
+                )
+        if not self.jwt_leeway_seconds >= 0:
+            raise SettingsError(f"{PREFIX}JWT_LEEWAY_SECONDS must be at least 0")
 
     def _check_stages(self) -> None:
         targets = {"ENCODER": self.encoder, "DIFFUSION": self.diffusion, "VAE": self.vae}
@@ -78,6 +127,11 @@ class Settings(ServerSettings):
                 raise SettingsError(f"{', '.join(given)} must not be set when {PREFIX}EMBEDDED is true: the stages run in this process")
         elif missing:
             raise SettingsError(f"{', '.join(missing)} must be set unless {PREFIX}EMBEDDED is true")
+        if (self.stage_tls_cert is None) != (self.stage_tls_key is None):
+            raise SettingsError(f"{PREFIX}STAGE_TLS_CERT and {PREFIX}STAGE_TLS_KEY must be set together")
+        for name in ("stage_tls_cert", "stage_tls_server_name", "stage_tls_ca"):
+            if getattr(self, name) and (self.embedded or self.stage_tls_ca is None):
+                raise SettingsError(f"{PREFIX}{name.upper()} needs stages of their own and {PREFIX}STAGE_TLS_CA")
         for name in ("checkpoint", "adapters", "warm_adapters"):
             if not self.embedded and getattr(self, name):
                 raise SettingsError(f"{PREFIX}{name.upper()} must not be set unless {PREFIX}EMBEDDED is true: the stages have their own")

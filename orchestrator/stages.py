@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import grpc.aio
 
 from acestep_rpc.channels import RemoteStub, connect
+from acestep_rpc.client_security import ClientSecurity
 from acestep_rpc.errors import StageUnavailable
 from acestep_rpc.telemetry import log
 from acestep_rpc.v1 import (
@@ -135,7 +136,7 @@ class Stages:
             await self._close()
 
 
-def connect_stages(encoder: str, diffusion: str, vae: str, ready_seconds: float = 5.0) -> Stages:
+def connect_stages(encoder: str, diffusion: str, vae: str, ready_seconds: float = 5.0, security: ClientSecurity | None = None) -> Stages:
     """Stages behind a network.
 
     Args:
@@ -143,8 +144,9 @@ def connect_stages(encoder: str, diffusion: str, vae: str, ready_seconds: float 
         diffusion: Target.
         vae: Target.
         ready_seconds: How long each try of a call waits for a stage that is away, as while it restarts.
+        security: How to check the stages and what to show them; None: neither.
     """
-    channels = {target: connect(target) for target in (encoder, diffusion, vae)}
+    channels = {target: connect(target, security) for target in (encoder, diffusion, vae)}
 
     def stub(stub_class: Callable[[grpc.aio.Channel], Any], target: str) -> RemoteStub:
         return RemoteStub(stub_class, channels[target], target, ready_seconds)

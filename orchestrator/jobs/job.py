@@ -20,10 +20,12 @@ UNFINISHED = (music_pb2.JOB_STATE_QUEUED, music_pb2.JOB_STATE_RUNNING)
 class Job:
     """One row of the table of jobs, which explains the columns; times are in seconds since 1970."""
 
+    tenant: str
     id: str
     body_sha256: str
     request: bytes
     source_id: str | None
+    audio_seconds: float
     webhook_url: str | None
     webhook_secret: str | None
     state: music_pb2.JobState

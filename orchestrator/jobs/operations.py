@@ -13,6 +13,7 @@ from google.protobuf import empty_pb2
 from sqlalchemy import ColumnElement, and_, or_, select
 
 from acestep_rpc.errors import InvalidRequest
+from acestep_rpc.telemetry import tenant
 from acestep_rpc.v1 import music_pb2
 from orchestrator.jobs.job import UNFINISHED, job_id, to_operation
 from orchestrator.jobs.schema import jobs
@@ -49,7 +50,7 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):  # type: ignor
         if request.page_size < 0:
             raise InvalidRequest("page_size", request.page_size, f"0 (which is {DEFAULT_PAGE_SIZE}) to {MAX_PAGE_SIZE}")
         size = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-        query = select(jobs).order_by(jobs.c.created.desc(), jobs.c.id.desc()).limit(size + 1)
+        query = select(jobs).where(jobs.c.tenant == tenant.get()).order_by(jobs.c.created.desc(), jobs.c.id.desc()).limit(size + 1)
         for condition in _conditions(request.filter):
             query = query.where(condition)
         if request.page_token:

@@ -19,7 +19,7 @@ async def expire(store: JobStore, remove: Callable[[Job], Awaitable[None]], max_
         store: Has them.
         remove: Removes one with its songs.
         max_age_seconds: Those that ended longer ago; 0: none for their age.
-        max_bytes: The oldest, until the songs of the rest are no larger; 0: none for their size.
+        max_bytes: The oldest of each tenant, until the songs of its rest are no larger; 0: none for their size.
     """
     if max_age_seconds:
         while expired := await _oldest(store, jobs.c.finished < now() - max_age_seconds):
@@ -31,6 +31,7 @@ async def expire(store: JobStore, remove: Callable[[Job], Awaitable[None]], max_
     younger = jobs.alias()
     bytes_from_here = (
         select(func.coalesce(func.sum(younger.c.size_bytes), 0))
+        .where(younger.c.tenant == jobs.c.tenant)
         .where((younger.c.created > jobs.c.created) | ((younger.c.created == jobs.c.created) & (younger.c.id >= jobs.c.id)))
         .scalar_subquery()
     )
@@ -41,8 +42,7 @@ async def expire(store: JobStore, remove: Callable[[Job], Awaitable[None]], max_
 
 async def _oldest(store: JobStore, condition: ColumnElement[bool]) -> list[Job]:
     unfinished = jobs.alias()
-    in_use = select(unfinished.c.source_id).where(unfinished.c.source_id.is_not(None), unfinished.c.state.in_(UNFINISHED))
+    starts_from_it = (unfinished.c.tenant == jobs.c.tenant) & (unfinished.c.source_id == jobs.c.id)
+    in_use = select(unfinished.c.id).where(starts_from_it, unfinished.c.state.in_(UNFINISHED)).exists()
     ended = jobs.c.state.not_in(UNFINISHED)
-    return await store.select(
-        select(jobs).where(ended, jobs.c.id.not_in(in_use), condition).order_by(jobs.c.created, jobs.c.id).limit(_AT_A_TIME)
-    )
+    return await store.select(select(jobs).where(ended, ~in_use, condition).order_by(jobs.c.created, jobs.c.id).limit(_AT_A_TIME))

@@ -19,6 +19,7 @@ from orchestrator.plan import plan
 from orchestrator.results import Results
 from orchestrator.sources import Sources
 from orchestrator.stages import Stages
+from orchestrator.tenants.quotas import Quotas
 
 _RENEWALS_PER_LEASE = 5
 _MAX_RENEWAL_SECONDS = 1.0  # how late a cancellation on another server is noticed at most
@@ -36,6 +37,7 @@ class Runner:
         stages: Who does the work.
         sources: What the jobs start from.
         assets: Where the songs go.
+        quotas: Get back what jobs that fail were charged.
         concurrent_jobs: How many at a time; 0: none, other servers run them.
         max_attempts: Failed attempts after which a job is given up.
         lease_seconds: Of the store.
@@ -47,6 +49,7 @@ class Runner:
         stages: Stages,
         sources: Sources,
         assets: AssetStore,
+        quotas: Quotas,
         concurrent_jobs: int,
         max_attempts: int,
         lease_seconds: float,
@@ -55,10 +58,11 @@ class Runner:
         self._stages = stages
         self._sources = sources
         self._assets = assets
+        self._quotas = quotas
         self._concurrent_jobs = concurrent_jobs
         self._max_attempts = max_attempts
         self._renewal_seconds = min(lease_seconds / _RENEWALS_PER_LEASE, _MAX_RENEWAL_SECONDS)
-        self._works: dict[asyncio.Task[None], str] = {}
+        self._works: dict[asyncio.Task[None], tuple[str, str]] = {}
         self.wake = asyncio.Event()
         """Set it when there may be something to do."""
 
@@ -66,7 +70,7 @@ class Runner:
         """Take jobs until none waits or enough run."""
         while len(self._works) < self._concurrent_jobs and (job := await self._store.take()) is not None:
             work = asyncio.create_task(self._work(job))
-            self._works[work] = job.id
+            self._works[work] = job.tenant, job.id
             work.add_done_callback(self._ended)
 
     def _ended(self, work: asyncio.Task[None]) -> None:
@@ -74,9 +78,9 @@ class Runner:
         self.wake.set()
 
     def drop(self, job_id: str) -> None:
-        """Stop working for a job, if this server does."""
+        """Stop working for a job of the running task's tenant, if this server does."""
         for work, known in self._works.items():
-            if known == job_id:
+            if known == (telemetry.tenant.get(), job_id):
                 work.cancel()
 
     async def stop(self) -> None:
@@ -89,6 +93,7 @@ class Runner:
 
     async def _work(self, job: Job) -> None:
         telemetry.request_id.set(job.id)
+        telemetry.tenant.set(job.tenant)  # from here on the store and the assets know nothing but what is this tenant's
         log("job_started", attempt=job.attempt, failed_attempts=job.failed_attempts)
         outcome = "lost"
         try:
@@ -164,6 +169,7 @@ class Runner:
 
     async def _fail(self, job: Job, error: AcestepError) -> str:
         await self._store.fail(job, to_status(error))
+        await self._quotas.refund(job.audio_seconds, job.created)
         await self._assets.remove(PREFIX + job.id)
         return "failed"
 

@@ -11,7 +11,7 @@ from typing import Any
 from google.rpc import status_pb2
 
 from acestep_rpc.errors import AlreadyExists, InvalidRequest, NotFound, StageUnavailable, from_status
-from acestep_rpc.telemetry import log, new_request_id
+from acestep_rpc.telemetry import log, new_request_id, tenant
 from acestep_rpc.v1 import music_pb2
 from orchestrator.assets import AssetStore
 from orchestrator.jobs.database import Database, DatabaseUnavailable
@@ -26,6 +26,7 @@ from orchestrator.settings import Settings
 from orchestrator.sources import Sources
 from orchestrator.stages import Stages
 from orchestrator.tasks import song_seconds, source_of
+from orchestrator.tenants.quotas import Quotas
 
 _POLL_SECONDS = 1.0  # how often jobs and webhooks of other servers are looked for
 _WATCH_SECONDS = 0.25  # how often a watcher looks for news
@@ -41,9 +42,10 @@ class Jobs:
         stages: Who does their work.
         assets: Where their songs go.
         settings: How many at a time, and so on.
+        quotas: Of the tenants; None: there are none.
     """
 
-    def __init__(self, database: Database, stages: Stages, assets: AssetStore, settings: Settings) -> None:
+    def __init__(self, database: Database, stages: Stages, assets: AssetStore, settings: Settings, quotas: Quotas | None = None) -> None:
         self._stages = stages
         self._assets = assets
         self._settings = settings
@@ -52,8 +54,17 @@ class Jobs:
         self.store = JobStore(database, secrets.token_hex(8), settings.job_lease_seconds)
         self.sources = Sources(assets, stages, self._place)
         """Uploads and kept songs."""
+        self.quotas = Quotas(database) if quotas is None else quotas
+        """What tenants may use."""
         self._runner = Runner(
-            self.store, stages, self.sources, assets, settings.concurrent_jobs, settings.job_attempts, settings.job_lease_seconds
+            self.store,
+            stages,
+            self.sources,
+            assets,
+            self.quotas,
+            settings.concurrent_jobs,
+            settings.job_attempts,
+            settings.job_lease_seconds,
         )
         self._webhooks = WebhookSender(
             database, settings.webhook_private_addresses, settings.webhook_attempts, settings.webhook_retry_seconds
@@ -65,7 +76,7 @@ class Jobs:
         """Begin to work for jobs, those of an earlier process too."""
 
         async def retain() -> None:
-            await expire(self.store, self._remove, self._settings.retention_seconds, self._settings.retention_bytes)
+            await expire(self.store, self._expire, self._settings.retention_seconds, self._settings.retention_bytes)
 
         never = asyncio.Event()
         loops = (self._runner.fill, _POLL_SECONDS, self._runner.wake), (self._webhooks.send_due, _POLL_SECONDS, never)
@@ -97,16 +108,20 @@ class Jobs:
             raise AlreadyExists(f"{PREFIX}{given_id} is there already, with another body", name=PREFIX + given_id)
         secret = self._webhook_secret(request)
         generation = music_pb2.GenerateRequest()
-        generation.CopyFrom(request.generation)
+        generation.CopyFrom(self.quotas.with_priority(request.generation))
         generation.keep_results = True
         planned = plan(generation, self._seed_source, new_request_id(), await self._stages.sampling_defaults(deadline))
         source = await self.sources.check(planned.task, deadline)
         accepted = music_pb2.GenerateEvent(request_id=planned.request_id)
-        accepted.accepted.CopyFrom(music_pb2.Accepted(seeds=planned.seeds, duration_seconds=song_seconds(planned.task, source)))
+        duration_seconds = song_seconds(planned.task, source)
+        accepted.accepted.CopyFrom(music_pb2.Accepted(seeds=planned.seeds, duration_seconds=duration_seconds))
         accepted.time.GetCurrentTime()
         await self.sources.results.claim(planned.request_id)
-        columns = _columns(planned, generation, digest) | {"webhook_url": request.webhook_url or None, "webhook_secret": secret}
-        job = await self.store.add(columns, entry(accepted))
+        audio_seconds = duration_seconds * len(planned.seeds)
+        columns = _columns(planned, generation, digest, audio_seconds)
+        async with self.quotas.request(audio_seconds):
+            webhook = {"webhook_url": request.webhook_url or None, "webhook_secret": secret}
+            job = await self.store.add(columns | webhook, entry(accepted))
         self._runner.wake.set()
         return job
 
@@ -139,7 +154,8 @@ class Jobs:
             AlreadyExists: Its name was taken in the meantime.
         """
         digest = body_sha256(music_pb2.SubmitGenerationRequest(generation=request))
-        await self.store.add_finished(_columns(planned, request, digest), history)
+        audio_seconds = sum(song.duration_seconds for song in history[-1].event.completed.songs)
+        await self.store.add_finished(_columns(planned, request, digest, audio_seconds), history)
 
     async def cancel(self, job_id: str) -> None:
         """End a job at once, wherever it runs."""
@@ -159,6 +175,13 @@ class Jobs:
         if job.done:
             await self._assets.remove(PREFIX + job.id)  # before the row: what is cut off here is done again
         await self.store.delete(job.id)
+
+    async def _expire(self, job: Job) -> None:
+        token = tenant.set(job.tenant)
+        try:
+            await self._remove(job)
+        finally:
+            tenant.reset(token)
 
     async def wait(self, job_id: str, timeout_seconds: float | None) -> Job:
         """A job when it has ended, or after so many seconds."""
@@ -208,12 +231,13 @@ class Jobs:
         return place(name, job.attempt)
 
 
-def _columns(planned: Plan, request: music_pb2.GenerateRequest, digest: str) -> dict[str, Any]:
+def _columns(planned: Plan, request: music_pb2.GenerateRequest, digest: str, audio_seconds: float) -> dict[str, Any]:
     source = source_of(planned.task)
     return {
         "id": planned.request_id,
         "body_sha256": digest,
         "request": resolved_request(request, planned).SerializeToString(),
+        "audio_seconds": audio_seconds,
         "source_id": source.split("/")[1] if is_result(source) else None,
     }
 

@@ -2,6 +2,9 @@
 
 An attempt begins when a server takes a job and gets a new number. It writes on condition that its number is still the job's and the job
 still runs, so a server that was away for longer than its lease, or that a cancellation has not reached yet, changes nothing: LeaseLost.
+
+An id means a job of the running task's tenant (acestep_rpc.telemetry.tenant): those of others are not there. `take`, `release` and `select`
+alone look at the jobs of all of them.
 """
 
 import secrets
@@ -10,11 +13,12 @@ from dataclasses import fields
 from typing import Any
 
 from google.rpc import status_pb2
-from sqlalchemy import Row, Select, and_, case, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, case, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from acestep_rpc.errors import AlreadyExists, NotFinished, NotFound, RequestCancelled, to_status
+from acestep_rpc.telemetry import tenant
 from acestep_rpc.v1 import music_pb2
 from orchestrator.jobs.database import Database
 from orchestrator.jobs.job import PREFIX, UNFINISHED, Entry, Job, webhook_body
@@ -51,7 +55,7 @@ class JobStore:
         """Add a job that waits for its turn; one that is there already with the same body is returned as it is.
 
         Args:
-            job: id, body_sha256, request, source_id, webhook_url and webhook_secret.
+            job: id, body_sha256, request, source_id, audio_seconds, webhook_url and webhook_secret.
             accepted: Its first event.
         Raises:
             AlreadyExists: Its id was used with another body.
@@ -62,7 +66,7 @@ class JobStore:
         """Add what was made and kept outside of a job, so that it is listed, found and deleted like one.
 
         Args:
-            job: id, body_sha256, request and source_id.
+            job: id, body_sha256, request, source_id and audio_seconds.
             history: Its events, the last one completed.
         Raises:
             AlreadyExists: Its id was used.
@@ -75,7 +79,14 @@ class JobStore:
         return added
 
     async def _insert(self, job: dict[str, Any], history: Sequence[Entry]) -> Job:
-        values = {"attempt": 0, "failed_attempts": 0, "size_bytes": 0, "created": now(), "last_sequence": len(history)} | job
+        values = {
+            "tenant": tenant.get(),
+            "attempt": 0,
+            "failed_attempts": 0,
+            "size_bytes": 0,
+            "created": now(),
+            "last_sequence": len(history),
+        } | job
 
         async def transaction(connection: AsyncConnection) -> Job:
             row = (await connection.execute(insert(jobs).values(**values).returning(jobs))).one()
@@ -94,7 +105,7 @@ class JobStore:
         """A job, or None."""
 
         async def transaction(connection: AsyncConnection) -> Job | None:
-            row = (await connection.execute(select(jobs).where(jobs.c.id == job_id))).one_or_none()
+            row = (await connection.execute(select(jobs).where(_is(job_id)))).one_or_none()
             return None if row is None else _job(row)
 
         return await self._database.run(transaction)
@@ -120,7 +131,8 @@ class JobStore:
 
     async def events(self, job_id: str, from_sequence: int, limit: int) -> list[Entry]:
         """Events of a job in order."""
-        query = select(events).where(events.c.job_id == job_id, events.c.sequence >= from_sequence).order_by(events.c.sequence).limit(limit)
+        of_job = and_(events.c.tenant == tenant.get(), events.c.job_id == job_id)
+        query = select(events).where(of_job, events.c.sequence >= from_sequence).order_by(events.c.sequence).limit(limit)
 
         async def transaction(connection: AsyncConnection) -> list[Entry]:
             return [Entry(music_pb2.GenerateEvent.FromString(row.event), row.audio_bytes) for row in await connection.execute(query)]
@@ -131,10 +143,11 @@ class JobStore:
         """Begin an attempt at the oldest job that waits, or whose server was not heard of for the length of its lease."""
         waits = and_(jobs.c.state == QUEUED, jobs.c.not_before <= now())
         abandoned = and_(jobs.c.state == RUNNING, jobs.c.lease_expires < now())
-        oldest = select(jobs.c.id).where(or_(waits, abandoned)).order_by(jobs.c.created, jobs.c.id).limit(1)
+        oldest = select(jobs.c.tenant, jobs.c.id).where(or_(waits, abandoned)).order_by(jobs.c.created, jobs.c.id).limit(1)
+        first = oldest.with_for_update(skip_locked=True).cte("first")
         statement = (
             update(jobs)
-            .where(jobs.c.id == oldest.with_for_update(skip_locked=True).scalar_subquery())
+            .where(jobs.c.tenant == first.c.tenant, jobs.c.id == first.c.id)
             .values(
                 state=RUNNING,
                 attempt=jobs.c.attempt + 1,
@@ -213,7 +226,7 @@ class JobStore:
     async def _write(self, job: Job, values: dict[str, Any], history: Sequence[Entry] = ()) -> None:
         statement = (
             update(jobs)
-            .where(jobs.c.id == job.id, jobs.c.attempt == job.attempt, jobs.c.state == RUNNING)
+            .where(_is(job.id), jobs.c.attempt == job.attempt, jobs.c.state == RUNNING)
             .values(last_sequence=jobs.c.last_sequence + len(history), **values)
             .returning(jobs)
         )
@@ -236,10 +249,7 @@ class JobStore:
         """
         error = to_status(RequestCancelled("the operation was cancelled")).SerializeToString()
         statement = (
-            update(jobs)
-            .where(jobs.c.id == job_id, jobs.c.state.in_(UNFINISHED))
-            .values(state=CANCELLED, error=error, **_ENDED)
-            .returning(jobs)
+            update(jobs).where(_is(job_id), jobs.c.state.in_(UNFINISHED)).values(state=CANCELLED, error=error, **_ENDED).returning(jobs)
         )
 
         async def transaction(connection: AsyncConnection) -> None:
@@ -261,7 +271,7 @@ class JobStore:
         Raises:
             NotFinished: It has not.
         """
-        await self._execute(delete(jobs).where(jobs.c.id == job_id, jobs.c.state.not_in(UNFINISHED)))
+        await self._execute(delete(jobs).where(_is(job_id), jobs.c.state.not_in(UNFINISHED)))
         if await self.find(job_id) is not None:
             raise NotFinished(f"{PREFIX}{job_id} has not ended: cancel it first", name=PREFIX + job_id)
 
@@ -274,6 +284,10 @@ class JobStore:
 
 _ENDED = {"lease_owner": None, "lease_expires": None, "finished": now()}
 _COLUMNS = [field.name for field in fields(Job)]
+
+
+def _is(job_id: str) -> ColumnElement[bool]:
+    return and_(jobs.c.tenant == tenant.get(), jobs.c.id == job_id)
 
 
 def _job(row: Row[Any]) -> Job:
@@ -290,7 +304,8 @@ async def _add_events(connection: AsyncConnection, job_id: str, history: Sequenc
         event = music_pb2.GenerateEvent()
         event.MergeFrom(entry.event)
         event.sequence = sequence
-        rows.append({"job_id": job_id, "sequence": sequence, "event": event.SerializeToString(), "audio_bytes": entry.audio_bytes})
+        key = {"tenant": tenant.get(), "job_id": job_id, "sequence": sequence}
+        rows.append(key | {"event": event.SerializeToString(), "audio_bytes": entry.audio_bytes})
     if rows:
         await connection.execute(insert(events), rows)
 
@@ -298,5 +313,11 @@ async def _add_events(connection: AsyncConnection, job_id: str, history: Sequenc
 async def _add_webhook(connection: AsyncConnection, job: Job) -> None:
     if not job.done or not job.webhook_url:
         return
-    call = {"id": f"msg_{secrets.token_hex(16)}", "job_id": job.id, "url": job.webhook_url, "secret": job.webhook_secret}
+    call = {
+        "id": f"msg_{secrets.token_hex(16)}",
+        "tenant": job.tenant,
+        "job_id": job.id,
+        "url": job.webhook_url,
+        "secret": job.webhook_secret,
+    }
     await connection.execute(insert(webhooks).values(**call, body=webhook_body(job), attempt=0, next_attempt=now()))

@@ -8,7 +8,7 @@ from orchestrator.jobs.store import JobStore
 
 
 def columns(job_id: str, **others: Any) -> dict[str, Any]:
-    return {"id": job_id, "body_sha256": "0" * 64, "request": b"", "source_id": None} | others
+    return {"id": job_id, "body_sha256": "0" * 64, "request": b"", "source_id": None, "audio_seconds": 0.0} | others
 
 
 def accepted() -> Entry:
