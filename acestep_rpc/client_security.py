@@ -129,6 +129,9 @@ class _Method:
         return self._made[1](request, **call | {"metadata": self._channel.metadata(call.get("metadata"))})
 
 
+_POSITIONAL = ("timeout", "metadata", "credentials", "wait_for_ready", "compression")  # of calls with a stream of requests
+
+
 class _UnaryUnary(_Method, grpc.aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
     def __call__(self, request: Any, **call: Any) -> Any:
         return self._call(request, call)
@@ -140,10 +143,10 @@ class _UnaryStream(_Method, grpc.aio.UnaryStreamMultiCallable):  # type: ignore[
 
 
 class _StreamUnary(_Method, grpc.aio.StreamUnaryMultiCallable):  # type: ignore[type-arg]
-    def __call__(self, request_iterator: AsyncIterable[Any] | Iterable[Any] | None = None, **call: Any) -> Any:
-        return self._call(request_iterator, call)
+    def __call__(self, request_iterator: AsyncIterable[Any] | Iterable[Any] | None = None, *args: Any, **call: Any) -> Any:
+        return self._call(request_iterator, call | dict(zip(_POSITIONAL, args, strict=False)))
 
 
 class _StreamStream(_Method, grpc.aio.StreamStreamMultiCallable):  # type: ignore[type-arg]
-    def __call__(self, request_iterator: AsyncIterable[Any] | Iterable[Any] | None = None, **call: Any) -> Any:
-        return self._call(request_iterator, call)
+    def __call__(self, request_iterator: AsyncIterable[Any] | Iterable[Any] | None = None, *args: Any, **call: Any) -> Any:
+        return self._call(request_iterator, call | dict(zip(_POSITIONAL, args, strict=False)))

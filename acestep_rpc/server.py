@@ -52,8 +52,8 @@ _OPTIONS = (
 )
 
 Guard = Callable[[str, Any], Awaitable[None]]
-"""Asked before each call, health checks apart: name of the method, as "acestep_rpc.v1.MusicService/Generate", and context. Raises an AcestepError
-to refuse it."""
+"""Asked before each call, health checks apart: name of the method, as "acestep_rpc.v1.MusicService/Generate", and context. Refuses it by an
+AcestepError."""
 
 
 class ServerError(OSError):

@@ -71,7 +71,7 @@ def server_credentials(tls: ServerTls) -> grpc.ServerCredentials:
         used = current
         return current
 
-    return grpc.dynamic_ssl_server_credentials(used, changed, tls.client_ca is not None)
+    return grpc.dynamic_ssl_server_credentials(used, changed, tls.client_ca is not None)  # type: ignore[arg-type]  # None may come
 
 
 def watch_client(tls: ClientTls) -> WatchedFiles[grpc.ChannelCredentials]:

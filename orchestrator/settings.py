@@ -60,8 +60,8 @@ class Settings(ServerSettings):
     webhook_retry_seconds: float = 5.0
     """Wait after the first try of a webhook that failed; it doubles with each, to an hour."""
     authentication: tuple[str, ...] = ()
-    """What callers may show, separated by commas: keys (API keys of the file of tenants), jwt (tokens of an identity provider); empty: nobody
-    needs to show anything, and all share everything."""
+    """What callers may show, separated by commas: keys (of the file of tenants), jwt (tokens of an identity provider); empty: nobody needs
+    to show anything, and all share everything."""
     tenants: Path | None = None
     """File of tenants: digests of their keys, and their limits (docs/security.md). Followed while the server runs."""
     jwt_issuer: str = ""

@@ -105,8 +105,6 @@ def read_tenants(text: str, where: str) -> Tenants:
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{where}: {error}") from error
     for_all = tables.pop(EVERYBODY, {})
-    if "keys" in for_all:
-        raise ValueError(f'{where}: "{EVERYBODY}" can have no keys')
     limits = {EVERYBODY: _limits(for_all, f'{where}: "{EVERYBODY}"')}
     by_digest: dict[str, str] = {}
     for name, table in tables.items():
@@ -124,8 +122,9 @@ def read_tenants(text: str, where: str) -> Tenants:
 
 
 def _limits(table: Any, where: str) -> Limits:
-    if not isinstance(table, dict) or set(table) - _LIMITS:
-        raise ValueError(f"{where} can have {', '.join(sorted(_LIMITS))}, and not {', '.join(sorted(set(table) - _LIMITS)) or table!r}")
+    wrong = set(table) - _LIMITS if isinstance(table, dict) else {table}
+    if wrong:
+        raise ValueError(f"{where} can have {', '.join(sorted(_LIMITS))}, and not {', '.join(map(repr, sorted(wrong)))}")
     limits = Limits(**table)
     for name in ("requests_per_minute", "audio_seconds_per_day", "concurrent_requests"):
         value = table.get(name, 1)
