@@ -3,8 +3,9 @@
 import argparse
 import asyncio
 
-from acestep_rpc.channels import RemoteStub, connect
+from acestep_rpc.channels import RemoteStub
 from acestep_rpc.v1 import adapter_pb2, adapter_pb2_grpc
+from clients.cli.connection import add_connection_arguments, open_channel
 
 _DESCRIPTION = """
 List the adapters (LoRA) of a server, load one before the first request needs it, or free its memory.
@@ -28,6 +29,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         if action != "list":
             sub.add_argument("name", help="name in the adapter store")
         sub.add_argument("--server", metavar="HOST:PORT", required=True, help="a running server")
+        add_connection_arguments(sub)
         sub.set_defaults(run=run, action=action)
 
 
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 async def _call(args: argparse.Namespace) -> list[adapter_pb2.Adapter]:
-    async with connect(args.server) as channel:
+    async with open_channel(args, args.server) as channel:
         stub = RemoteStub(adapter_pb2_grpc.AdapterServiceStub, channel, args.server)
         match args.action:
             case "load":

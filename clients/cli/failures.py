@@ -2,7 +2,16 @@
 
 from enum import IntEnum
 
-from acestep_rpc.errors import AcestepError, DeadlineExceeded, InvalidRequest, Overloaded, StageUnavailable
+from acestep_rpc.errors import (
+    AcestepError,
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    PermissionDenied,
+    QuotaExceeded,
+    StageUnavailable,
+    Unauthenticated,
+)
 
 
 class ExitCode(IntEnum):
@@ -14,6 +23,7 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 3
     OVERLOADED = 4
     DEADLINE = 5
+    DENIED = 6
     INTERRUPTED = 130
 
 
@@ -23,8 +33,9 @@ exit codes:
   1    any other failure
   2    bad usage, or a request that the server refused as invalid
   3    the server cannot be reached, or has no replica of a stage
-  4    the server is overloaded: try again later
+  4    the server is overloaded, or the quota is used up: try again later
   5    the deadline of --timeout passed
+  6    the server wants other credentials
   130  interrupted by Ctrl-C or SIGTERM
 """
 
@@ -44,7 +55,9 @@ def exit_code(error: AcestepError) -> ExitCode:
             return ExitCode.USAGE
         case StageUnavailable():
             return ExitCode.UNAVAILABLE
-        case Overloaded():
+        case Unauthenticated() | PermissionDenied():
+            return ExitCode.DENIED
+        case Overloaded() | QuotaExceeded():
             return ExitCode.OVERLOADED
         case DeadlineExceeded():
             return ExitCode.DEADLINE

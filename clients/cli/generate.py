@@ -10,10 +10,11 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acestep_rpc.channels import RemoteStub, connect
+from acestep_rpc.channels import RemoteStub
 from acestep_rpc.errors import InvalidRequest
 from acestep_rpc.v1 import music_pb2, music_pb2_grpc
 from clients.cli.checkpoint import EMBEDDED_CHECKPOINT
+from clients.cli.connection import add_connection_arguments, open_channel
 from clients.cli.embedded_server import embedded_server
 from clients.cli.failures import EXIT_CODES_HELP, CommandFailed, ExitCode, missing_extra
 from clients.cli.request import FORMATS, add_arguments, build_request, in_terms_of_flags
@@ -67,6 +68,7 @@ def add_song_parser(
         metavar="DIR",
         help="start a server with this checkpoint, for this command only (default: the small one that comes along)",
     )
+    add_connection_arguments(parser)
     own = parser.add_argument_group("without --server")
     own.add_argument("--device", help="torch device, or auto (default: auto)")
     own.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), help="compute type (default: auto)")
@@ -92,6 +94,8 @@ def run(args: argparse.Namespace) -> None:
         for name in ("device", "dtype", "threads"):
             if getattr(args, name) is not None:
                 raise CommandFailed(f"--{name} does not go with --server: a running server has its own", ExitCode.USAGE)
+    elif args.tls_ca is not None:
+        raise CommandFailed("--tls-ca goes with --server: a server of one's own is called in plain text", ExitCode.USAGE)
     elif not args.checkpoint.is_dir():
         raise CommandFailed(f"--checkpoint {args.checkpoint}: no such folder", ExitCode.USAGE)
     if not args.output.parent.is_dir():
@@ -146,7 +150,7 @@ async def _generate(
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    async with _server(args, view) as target, connect(target) as channel:
+    async with _server(args, view) as target, open_channel(args, target) as channel:
         stub = RemoteStub(music_pb2_grpc.MusicServiceStub, channel, target)
         # Closing the events, as leaving early does, cancels the work on the server.
         with SongFiles(args.output, request.output.format) as files:

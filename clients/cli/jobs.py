@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf import json_format
 
-from acestep_rpc.channels import RemoteStub, connect
+from acestep_rpc.channels import RemoteStub
 from acestep_rpc.errors import DeadlineExceeded, from_status
 from acestep_rpc.v1 import music_pb2, music_pb2_grpc
+from clients.cli.connection import add_connection_arguments, open_channel
 from clients.cli.failures import EXIT_CODES_HELP, CommandFailed, ExitCode, missing_extra
 from clients.cli.generate import receive, report
 from clients.cli.song_files import SongFiles
@@ -64,6 +65,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
             sub.add_argument("-o", "--output", type=Path, metavar="FILE", help="where the song goes (default: it stays on the server)")
             sub.add_argument("--quiet", action="store_true", help="show no progress")
         sub.add_argument("--server", metavar="HOST:PORT", required=True, help="a running server")
+        add_connection_arguments(sub)
         sub.set_defaults(run=run, action=action)
 
 
@@ -87,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
 
 async def _call(args: argparse.Namespace) -> list[str]:
     """The lines to print."""
-    async with connect(args.server) as channel:
+    async with open_channel(args, args.server) as channel:
         stub = RemoteStub(operations_pb2_grpc.OperationsStub, channel, args.server)
         match args.action:
             case "list":
@@ -138,7 +140,7 @@ def _result(operation: operations_pb2.Operation) -> music_pb2.GenerateResult:
 
 
 async def _watch(args: argparse.Namespace, view: "ProgressView") -> None:
-    async with connect(args.server) as channel:
+    async with open_channel(args, args.server) as channel:
         stub = RemoteStub(music_pb2_grpc.MusicServiceStub, channel, args.server)
         request = music_pb2.WatchGenerationRequest(name=args.name, skip_audio=args.output is None)
 

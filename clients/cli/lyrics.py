@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from google.protobuf import json_format
 
-from acestep_rpc.channels import RemoteStub, connect
+from acestep_rpc.channels import RemoteStub
 from acestep_rpc.errors import InvalidRequest
 from acestep_rpc.v1 import encoder_pb2, lyrics_pb2, lyrics_pb2_grpc
 from clients.cli.checkpoint import EMBEDDED_CHECKPOINT
+from clients.cli.connection import add_connection_arguments, open_channel
 from clients.cli.embedded_server import embedded_server
 from clients.cli.failures import EXIT_CODES_HELP, CommandFailed, ExitCode, missing_extra
 from clients.cli.request import add_lyric_arguments, in_terms_of_flags, lyric_options, read_lyrics
@@ -55,6 +56,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="DIR",
         help="start a server with this checkpoint for this command (default: the small one that comes along, which sings English)",
     )
+    add_connection_arguments(parser)
     add_lyric_arguments(parser)
     parser.add_argument("--duration", type=float, metavar="SECONDS", help="wanted length: says whether the words fit")
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
@@ -63,6 +65,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> None:
     """Ask, print."""
+    if args.server is None and args.tls_ca is not None:
+        raise CommandFailed("--tls-ca goes with --server: a server of one's own is called in plain text", ExitCode.USAGE)
     if args.server is None and not args.checkpoint.is_dir():
         raise CommandFailed(f"--checkpoint {args.checkpoint}: no such folder", ExitCode.USAGE)
     request = lyrics_pb2.PreviewRequest(
@@ -123,7 +127,7 @@ def _reason(line: encoder_pb2.LyricLine) -> str:
 
 
 async def _preview(args: argparse.Namespace, request: lyrics_pb2.PreviewRequest) -> lyrics_pb2.PreviewResponse:
-    async with _server(args) as target, connect(target) as channel:
+    async with _server(args) as target, open_channel(args, target) as channel:
         response: lyrics_pb2.PreviewResponse = await RemoteStub(lyrics_pb2_grpc.LyricsServiceStub, channel, target).Preview(request)
         return response
 

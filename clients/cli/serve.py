@@ -27,9 +27,12 @@ Every flag has an environment variable, ACESTEP_ + service + _ + flag, as ACESTE
 the embedded server reads ACESTEP_ORCHESTRATOR_*. The flag wins.
 """
 
-_EVERY_SERVER = ("host", "port", "metrics_port", "drain_seconds", "ready_file")
+_TLS = ("tls_cert", "tls_key", "tls_client_ca", "tls_allowed_clients")
+_EVERY_SERVER = ("host", "port", "metrics_port", "drain_seconds", "ready_file", *_TLS)
 _TORCH = ("checkpoint", "device", "dtype", "threads")
 _TARGETS = ("encoder", "diffusion", "vae")
+_STAGE_TLS = ("stage_tls_ca", "stage_tls_cert", "stage_tls_key", "stage_tls_server_name")
+_TENANTS = ("authentication", "tenants")
 _STORE = ("data", "store", "database_url")
 _ADAPTERS = ("adapters", "warm_adapters")
 
@@ -49,9 +52,9 @@ _SERVICES = {
     "encoder": _Service("encoder_svc", "encoder", _TORCH + _ADAPTERS),
     "diffusion": _Service("diffusion_svc", "diffusion", _TORCH + _ADAPTERS),
     "vae": _Service("vae_svc", "vae", _TORCH),
-    "orchestrator": _Service("orchestrator", "orchestrator", _TARGETS + _STORE),
+    "orchestrator": _Service("orchestrator", "orchestrator", _TARGETS + _STORE + _TENANTS + _STAGE_TLS),
 }
-_EMBEDDED = _Service("orchestrator", "all", _TORCH + _ADAPTERS + _STORE)
+_EMBEDDED = _Service("orchestrator", "all", _TORCH + _ADAPTERS + _STORE + _TENANTS)
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -67,6 +70,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     server.add_argument("--metrics-port", type=int, help="Prometheus port; 0 picks a free one, -1 serves none (default: -1)")
     server.add_argument("--drain-seconds", type=float, help="time for running requests after SIGTERM (default: 30)")
     server.add_argument("--ready-file", type=Path, help="file that receives the ports as JSON once the server is ready")
+    server.add_argument("--tls-cert", type=Path, metavar="FILE", help="the server's certificate in PEM (default: no TLS)")
+    server.add_argument("--tls-key", type=Path, metavar="FILE", help="its key")
+    server.add_argument(
+        "--tls-client-ca", type=Path, metavar="FILE", help="authorities of clients: mutual TLS (default: none needed)"
+    )
+    server.add_argument("--tls-allowed-clients", metavar="NAME,NAME,...", help="names in certificates of clients, one of which they need")
     stage = parser.add_argument_group("encoder, diffusion, vae, --embedded")
     stage.add_argument(
         "--checkpoint", type=Path, metavar="DIR", help="checkpoint in the official layout (default: the small one that comes along)"
@@ -79,7 +88,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     remote = parser.add_argument_group("orchestrator")
     for name in _TARGETS:
         remote.add_argument(f"--{name}", metavar="HOST:PORT", help=f"where the {name} stage listens")
+    remote.add_argument("--stage-tls-ca", type=Path, metavar="FILE", help="authorities that vouch for the stages (default: no TLS to them)")
+    remote.add_argument("--stage-tls-cert", type=Path, metavar="FILE", help="certificate to show the stages, for mutual TLS")
+    remote.add_argument("--stage-tls-key", type=Path, metavar="FILE", help="its key")
+    remote.add_argument("--stage-tls-server-name", metavar="NAME", help="name in the stages' certificates (default: their hosts)")
     kept = parser.add_argument_group("orchestrator, --embedded")
+    kept.add_argument("--authentication", metavar="keys,jwt", help="what callers must show (default: nothing; docs/security.md)")
+    kept.add_argument("--tenants", type=Path, metavar="FILE", help="tenants with digests of their keys, and their limits")
     kept.add_argument(
         "--data", type=Path, metavar="DIR", help="folder for jobs, songs and uploads (default: a temporary one; jobs end with the server)"
     )
@@ -102,7 +117,7 @@ def environment(args: argparse.Namespace) -> tuple[_Service, dict[str, str]]:
         raise CommandFailed(f"name a service ({', '.join(_SERVICES)}) or give --embedded", ExitCode.USAGE)
     service = _EMBEDDED if args.embedded else _SERVICES[args.service]
     variables = {f"{service.prefix}EMBEDDED": "true"} if args.embedded else {}
-    for name in (*_EVERY_SERVER, *_TORCH, *_ADAPTERS, *_TARGETS, *_STORE):
+    for name in (*_EVERY_SERVER, *_TORCH, *_ADAPTERS, *_TARGETS, *_STORE, *_TENANTS, *_STAGE_TLS):
         value = getattr(args, name)
         if value is None:
             continue

@@ -6,9 +6,10 @@ import os
 
 from google.longrunning import operations_pb2
 
-from acestep_rpc.channels import RemoteStub, connect
+from acestep_rpc.channels import RemoteStub
 from acestep_rpc.errors import InvalidRequest
 from acestep_rpc.v1 import music_pb2, music_pb2_grpc
+from clients.cli.connection import add_connection_arguments, open_channel
 from clients.cli.failures import EXIT_CODES_HELP
 from clients.cli.request import FORMATS, add_arguments, build_request, in_terms_of_flags
 
@@ -32,6 +33,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--server", metavar="HOST:PORT", required=True, help="a running server")
+    add_connection_arguments(parser)
     add_arguments(parser)
     parser.add_argument("--duration", type=float, metavar="SECONDS", help="length, 1 to 240 (default: 60)")
     parser.add_argument("--format", choices=tuple(FORMATS), default="wav", help="(default: %(default)s)")
@@ -57,11 +59,11 @@ def run(args: argparse.Namespace) -> None:
     if args.webhook_url is not None and args.webhook_secret is not None:
         request.webhook_secret = args.webhook_secret
     try:
-        print(asyncio.run(_submit(args.server, request)).name)
+        print(asyncio.run(_submit(args, request)).name)
     except InvalidRequest as error:
         raise in_terms_of_flags(error) from error
 
 
-async def _submit(server: str, request: music_pb2.SubmitGenerationRequest) -> operations_pb2.Operation:
-    async with connect(server) as channel:
-        return await RemoteStub(music_pb2_grpc.MusicServiceStub, channel, server).SubmitGeneration(request)
+async def _submit(args: argparse.Namespace, request: music_pb2.SubmitGenerationRequest) -> operations_pb2.Operation:
+    async with open_channel(args, args.server) as channel:
+        return await RemoteStub(music_pb2_grpc.MusicServiceStub, channel, args.server).SubmitGeneration(request)

@@ -6,7 +6,6 @@ alice.requests_per_minute = 60
 concurrent_requests = 4
 """
 
-import hashlib
 import re
 import tomllib
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from acestep_rpc.api_keys import key_digest
 from acestep_rpc.v1 import music_pb2
 from acestep_rpc.watched_files import WatchedFiles
 
@@ -69,11 +69,6 @@ class Tenants:
 
 NOBODY = Tenants({EVERYBODY: Limits()}, {})
 """A file that says nothing."""
-
-
-def key_digest(key: str) -> str:
-    """SHA-256 of a key, hex."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def is_tenant(name: str) -> bool:

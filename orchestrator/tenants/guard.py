@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from acestep_rpc.api_keys import PREFIX
 from acestep_rpc.client_security import AUTHORIZATION_KEY
 from acestep_rpc.errors import PermissionDenied, Unauthenticated
 from acestep_rpc.telemetry import tenant
@@ -11,9 +12,6 @@ from orchestrator.settings import Settings
 from orchestrator.tenants.directory import NOBODY, is_tenant, watch_tenants
 from orchestrator.tenants.quotas import Quotas
 from orchestrator.tenants.tokens import PublishedKeys, TokenRules, TokenVerifier
-
-KEY_PREFIX = "acestep_"
-"""Of every API key: keys are told from tokens, and found by scanners of leaked secrets."""
 
 OPERATOR_METHODS = frozenset({"acestep_rpc.v1.AdapterService/LoadAdapter", "acestep_rpc.v1.AdapterService/UnloadAdapter"})
 """What concerns all tenants."""
@@ -78,6 +76,6 @@ class Guard:
         if match is None:
             return ""
         credentials = match[1]
-        if credentials.startswith(KEY_PREFIX):
+        if credentials.startswith(PREFIX):
             return self.quotas.tenants().of_key(credentials) or "" if self._keys else ""
         return await self._tokens.tenant(credentials) if self._tokens is not None else ""

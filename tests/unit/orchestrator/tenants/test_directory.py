@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from acestep_rpc.api_keys import key_digest
 from acestep_rpc.watched_files import WatchedFiles
-from orchestrator.tenants.directory import Limits, key_digest, read_tenants
+from orchestrator.tenants.directory import Limits, read_tenants
 
 ALICE, BOB = "acestep_alices-key", "acestep_bobs-key"
 
