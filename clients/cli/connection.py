@@ -21,9 +21,7 @@ _LOCAL = ("localhost:", "127.0.0.1:", "[::1]:", "unix:")
 def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a connection."""
     group = parser.add_argument_group("the connection")
-    group.add_argument(
-        "--tls-ca", type=Path, metavar="FILE", help='authorities in PEM that vouch for it, or "system" (default: no TLS)'
-    )
+    group.add_argument("--tls-ca", type=Path, metavar="FILE", help='authorities in PEM that vouch for it, or "system" (default: no TLS)')
     group.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate to show the server, in PEM (default: none)")
     group.add_argument("--tls-key", type=Path, metavar="FILE", help="its key")
     group.add_argument("--tls-server-name", default="", metavar="NAME", help="name in the server's certificate (default: its host)")

@@ -72,9 +72,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     server.add_argument("--ready-file", type=Path, help="file that receives the ports as JSON once the server is ready")
     server.add_argument("--tls-cert", type=Path, metavar="FILE", help="the server's certificate in PEM (default: no TLS)")
     server.add_argument("--tls-key", type=Path, metavar="FILE", help="its key")
-    server.add_argument(
-        "--tls-client-ca", type=Path, metavar="FILE", help="authorities of clients: mutual TLS (default: none needed)"
-    )
+    server.add_argument("--tls-client-ca", type=Path, metavar="FILE", help="authorities of clients: mutual TLS (default: none needed)")
     server.add_argument("--tls-allowed-clients", metavar="NAME,NAME,...", help="names in certificates of clients, one of which they need")
     stage = parser.add_argument_group("encoder, diffusion, vae, --embedded")
     stage.add_argument(
