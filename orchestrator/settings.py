@@ -50,7 +50,7 @@ class Settings(ServerSettings):
     retention_seconds: float = 30 * 86400.0
     """How long jobs that ended stay, with their songs; 0: until they are deleted."""
     retention_bytes: int = 0
-    """Size of all songs of jobs above which the oldest go; 0: no limit."""
+    """Size of a tenant's songs above which its oldest go; 0: no limit."""
     webhook_secret: str = field(default="", repr=False)
     """Key for webhooks whose request brings none, "whsec_" and base64."""
     webhook_private_addresses: bool = False

@@ -76,7 +76,7 @@ class Jobs:
         """Begin to work for jobs, those of an earlier process too."""
 
         async def retain() -> None:
-            await expire(self.store, self._expire, self._settings.retention_seconds, self._settings.retention_bytes)
+            await expire(self.store, self.expire, self._settings.retention_seconds, self._settings.retention_bytes)
 
         never = asyncio.Event()
         loops = (self._runner.fill, _POLL_SECONDS, self._runner.wake), (self._webhooks.send_due, _POLL_SECONDS, never)
@@ -176,7 +176,8 @@ class Jobs:
             await self._assets.remove(PREFIX + job.id)  # before the row: what is cut off here is done again
         await self.store.delete(job.id)
 
-    async def _expire(self, job: Job) -> None:
+    async def expire(self, job: Job) -> None:
+        """Remove a job of any tenant that has ended, and its songs."""
         token = tenant.set(job.tenant)
         try:
             await self._remove(job)
