@@ -123,6 +123,7 @@ async def test_songs_of_a_request_that_failed_do_not_count_and_those_of_a_cancel
 async def test_requests_at_a_time_are_counted_over_two_orchestrators_and_end_with_their_calls(quotas: list[Quotas]) -> None:
     held = asyncio.Event()
     with acting("alice"):
+        await ask(quotas[0], 1)
         calls = [asyncio.create_task(outcome(ask(quotas[i % 2], 1, held))) for i in range(6)]
         done, _ = await asyncio.wait(calls, timeout=1.0)
         assert [call.result().quota for call in done if call.result()] == ["concurrent_requests"] * 4
