@@ -29,7 +29,10 @@ from orchestrator.tenants.guard import Guard, open_guard
 
 async def _stages(settings: Settings) -> Stages:
     if not settings.embedded:
-        return connect_stages(settings.encoder, settings.diffusion, settings.vae, security=settings.stage_security)
+        try:
+            return connect_stages(settings.encoder, settings.diffusion, settings.vae, security=settings.stage_security)
+        except OSError as error:
+            raise ValueError(f"cannot read the certificates for the stages: {error}") from error
     from orchestrator.embedded import load  # brings torch: only where the stages are
 
     assert settings.checkpoint is not None

@@ -11,7 +11,7 @@ from sqlalchemy import Row, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from acestep_rpc.errors import AcestepError, DeadlineExceeded, PermissionDenied, QuotaExceeded, RequestCancelled
+from acestep_rpc.errors import DeadlineExceeded, PermissionDenied, QuotaExceeded, RequestCancelled
 from acestep_rpc.telemetry import log, tenant
 from acestep_rpc.v1 import music_pb2
 from orchestrator.jobs.database import Database, DatabaseUnavailable
@@ -103,7 +103,7 @@ class Quotas:
             yield
         except (RequestCancelled, DeadlineExceeded):  # the work was done, or some of it
             raise
-        except AcestepError:
+        except Exception:
             await self.refund(audio_seconds, entered)
             raise
         finally:

@@ -98,3 +98,22 @@ def test_the_command_line_imports_no_service_and_no_torch() -> None:
     code = "import sys, clients.cli.main; print([m for m in sys.modules if m.split('.')[0] in sys.argv])"
     names = ["encoder_svc", "diffusion_svc", "vae_svc", "orchestrator", "training", "torch", "transformers", "huggingface_hub", "rich"]
     assert subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_tls_and_tenants_are_passed_on_where_they_belong() -> None:
+    tls = ["--tls-cert", "c.pem", "--tls-key", "c.key", "--tls-client-ca", "ca.pem", "--tls-allowed-clients", "a,b"]
+    variables = _variables("vae", *tls)[1]
+    assert {name: value for name, value in variables.items() if "TLS" in name} == {
+        "ACESTEP_VAE_TLS_CERT": "c.pem",
+        "ACESTEP_VAE_TLS_KEY": "c.key",
+        "ACESTEP_VAE_TLS_CLIENT_CA": "ca.pem",
+        "ACESTEP_VAE_TLS_ALLOWED_CLIENTS": "a,b",
+    }
+    for flag in ("--authentication", "--tenants", "--stage-tls-ca"):
+        with pytest.raises(CommandFailed, match=f"{flag} does not apply to vae"):
+            _variables("vae", flag, "keys")
+    targets = ["--encoder", "a:1", "--diffusion", "b:2", "--vae", "c:3"]
+    own = ["--authentication", "keys", "--tenants", "t.toml", "--stage-tls-ca", "ca.pem"]
+    variables = _variables("orchestrator", *targets, *own)[1]
+    assert variables["ACESTEP_ORCHESTRATOR_TENANTS"] == "t.toml"
+    assert variables["ACESTEP_ORCHESTRATOR_STAGE_TLS_CA"] == "ca.pem"

@@ -34,6 +34,14 @@ def test_a_checkpoint_makes_an_embedded_one() -> None:
         ({"embedded": "true", "checkpoint": "x", "database_url": "postgresql://db/jobs"}, "STORE or .*DATA must be set"),
         ({"embedded": "true", "checkpoint": "x", "job_lease_seconds": "0.1"}, "JOB_LEASE_SECONDS must be at least 1"),
         ({"embedded": "true", "checkpoint": "x", "retention_bytes": "-1"}, "RETENTION_BYTES must be at least 0"),
+        ({"embedded": "true", "checkpoint": "x", "authentication": "key"}, "AUTHENTICATION can have keys and jwt, not key"),
+        ({"embedded": "true", "checkpoint": "x", "authentication": "keys"}, "TENANTS must be set"),
+        ({"embedded": "true", "checkpoint": "x", "tenants": "file"}, "TENANTS must not be set without"),
+        ({"embedded": "true", "checkpoint": "x", "authentication": "jwt", "jwt_issuer": "i", "jwt_keys": "k"}, "JWT_AUDIENCE must be set"),
+        ({"embedded": "true", "checkpoint": "x", "jwt_issuer": "i"}, "JWT_ISSUER must not be set"),
+        ({"embedded": "true", "checkpoint": "x", "stage_tls_ca": "ca.pem"}, "STAGE_TLS_CA needs stages of their own"),
+        ({"encoder": "a:1", "diffusion": "b:2", "vae": "c:3", "stage_tls_server_name": "x"}, "needs stages .*STAGE_TLS_CA"),
+        ({"encoder": "a:1", "diffusion": "b:2", "vae": "c:3", "stage_tls_cert": "x"}, "STAGE_TLS_KEY must be set together"),
     ],
 )
 def test_settings_that_contradict_each_other_stop_the_start(values: dict[str, str], message: str) -> None:
