@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from acestep_rpc.errors import AcestepError, StageError, Unimplemented
 
@@ -44,6 +44,19 @@ REAL_TIME_FACTOR = Histogram(
     ["stage"],
     buckets=(0.01, 0.03, 0.1, 0.3, 1, 2, 4, 8, 16, 32, 64, 128, 256),
 )
+
+BACKLOG_SECONDS = Gauge("acestep_backlog_seconds", "Predicted seconds of work accepted and not finished.", ["stage"])
+COST_ERROR = Histogram(
+    "acestep_cost_error_ratio",
+    "Predicted over measured seconds of a piece of work.",
+    ["stage"],
+    buckets=(0.1, 0.25, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 4, 10),
+)
+ETA_ERROR = Histogram(
+    "acestep_eta_error_seconds", "Distance of a request's end from the estimate that it was accepted with.", buckets=_SECONDS
+)
+REFUSED = Counter("acestep_refused", "Requests refused for want of room or time, by reason.", ["reason"])
+DEADLINE_MISSED = Counter("acestep_deadline_missed", "Accepted requests that were not done at their deadline.")
 
 JOBS = Counter("acestep_job_attempts", "Attempts at jobs that ended, by outcome.", ["outcome"])
 WEBHOOKS = Counter("acestep_webhook_calls", "Calls on completion of jobs, by outcome.", ["outcome"])
