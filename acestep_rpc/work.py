@@ -8,6 +8,8 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from acestep_rpc.v1 import encoder_pb2
+
 FRAME_SAMPLES = 4096  # at 44.1 kHz: a latent frame
 WINDOW_FRAMES = 2583
 """240 seconds, the longest that the network was trained on."""
@@ -41,6 +43,14 @@ class Work:
     def features(self) -> dict[str, float]:
         """For a cost model."""
         return vars(self).copy()
+
+    def shared_features(self, forward_size: int) -> dict[str, float]:
+        """As `features`, where others share each forward: of so many row_frames in it, its own count.
+
+        Args:
+            forward_size: Rows x frames of a full forward.
+        """
+        return self.features() | {"forwards": self.row_frames / forward_size}
 
 
 NOTHING = Work()
@@ -143,6 +153,16 @@ def first_step(num_steps: int, variance: float) -> int:
 def reference_steps(infer_step: int, strength: float) -> int:
     """Steps that follow a reference: the lower part of the schedule, but at least one; none when nothing is to change."""
     return 0 if strength == 1 else max(int((1 - strength) * infer_step + 1e-6), 1)  # 0.1 x 10 is 0.99..., and one step
+
+
+def encode_features(
+    null_condition: encoder_pb2.NullCondition, text_tokens: float, lyric_tokens: float, negative_tokens: float = 0.0
+) -> dict[str, float]:
+    """What encoding a prompt is: tokens of all branches that are computed; a null branch of zeros costs nothing."""
+    weakened = null_condition == encoder_pb2.NULL_CONDITION_WEAKENED
+    weakened_lyrics = weakened or null_condition == encoder_pb2.NULL_CONDITION_WEAKENED_LYRICS
+    text = text_tokens * (2 if weakened else 1) + negative_tokens
+    return {"prompts": 1.0, "text_tokens": text, "lyric_tokens": lyric_tokens * (2 if weakened_lyrics else 1)}
 
 
 def context_windows(num_frames: int, regions: Sequence[tuple[int, int]], context: int) -> list[tuple[int, int]]:

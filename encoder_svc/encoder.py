@@ -72,6 +72,8 @@ class PromptEncoder:
         self.device = lyric_encoder.lyric_embs.weight.device
         self.dtype = lyric_encoder.lyric_embs.weight.dtype
         self._cache: BoundedCache[Conditioning] = BoundedCache(cache_bytes)
+        self.num_encoded = 0
+        """Prompts that were not found in the cache."""
 
     @classmethod
     def load(cls, checkpoint: Path, device: torch.device, dtype: torch.dtype, cache_bytes: int = 0) -> "PromptEncoder":
@@ -115,10 +117,15 @@ class PromptEncoder:
         if known is not None:
             return known
         conditioning = self._encode(text_ids, lyric_ids, null_condition, adaptation.updates if adaptation else None, negative_ids)
+        self.num_encoded += 1
         if not all(bool(tensor.isfinite().all()) for tensor in conditioning.tensors()):
             raise StageError("the encoder produced states that are not finite")
         self._cache.put(key, conditioning, sum(tensor.nbytes for tensor in conditioning.tensors()))
         return conditioning
+
+    def encode_afresh(self, tags: str, lyric_ids: Sequence[int], null_condition: NullCondition) -> Conditioning:
+        """Encode one prompt as `encode` does, past the cache."""
+        return self._encode(self.text_tokenizer.encode(tags), lyric_ids, null_condition, None, None)
 
     @torch.inference_mode()
     def _encode(

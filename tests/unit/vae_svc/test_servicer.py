@@ -9,17 +9,25 @@ import pytest
 import soundfile
 import torch
 
+from acestep_rpc.admission import Backlog, Memory
+from acestep_rpc.cost import CostModel
 from acestep_rpc.errors import InvalidRequest, StageError
 from acestep_rpc.inprocess import InProcessStub
 from acestep_rpc.settings import SettingsError, from_environment
 from acestep_rpc.torch_tensor import pack, unpack
 from acestep_rpc.v1 import stage_pb2, tensor_pb2, vae_pb2
 from vae_svc.codec import PIECE_LATENTS, Codec, num_samples
+from vae_svc.costs import CodecCosts
 from vae_svc.servicer import VaeServicer, choose_dtype, load
 from vae_svc.settings import PREFIX, Settings
 from vae_svc.weights import load_codec
 
 SETTINGS = Settings(checkpoint=Path(), max_latent_frames=1000, max_file_bytes=400_000, max_duration_seconds=5.0)
+COSTS = {
+    "decode": CostModel([({"songs": 1.0, "frames": 10.0}, 0.1)]),
+    "encode_audio": CostModel([({"files": 1.0, "seconds": 1.0}, 0.1)]),
+    "bytes_per_frame": 100,
+}
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +36,14 @@ def worker() -> Iterator[ThreadPoolExecutor]:
         yield executor
 
 
+def servicer(codec: Codec, worker: ThreadPoolExecutor, settings: Settings = SETTINGS, memory_bytes: int = 2**40) -> VaeServicer:
+    backlog, memory = Backlog("vae", settings.max_requests), Memory(memory_bytes, "cpu")
+    return VaeServicer(codec, worker, settings, CodecCosts(**COSTS), backlog, memory)
+
+
 @pytest.fixture
 def stub(codec: Codec, worker: ThreadPoolExecutor) -> InProcessStub:
-    return InProcessStub(VaeServicer(codec, worker, SETTINGS))
+    return InProcessStub(servicer(codec, worker))
 
 
 async def decode(stub: InProcessStub, request: vae_pb2.DecodeLatentsRequest) -> list[vae_pb2.DecodeLatentsResponse]:
@@ -107,7 +120,7 @@ async def test_a_waveform_that_is_not_finite_is_an_error_not_silence(checkpoint,
     broken = load_codec(checkpoint, torch.device("cpu"), torch.float32).codec
     broken.vocoder.head.conv_post.bias.fill_(torch.nan)
     with pytest.raises(StageError, match="not finite"):
-        await decode(InProcessStub(VaeServicer(broken, worker, SETTINGS)), request(torch.zeros(8, 16, 4)))
+        await decode(InProcessStub(servicer(broken, worker)), request(torch.zeros(8, 16, 4)))
 
 
 async def test_concurrent_decodes_advance_in_turn(stub, latents):
