@@ -29,6 +29,9 @@ text states. The latents of 16 songs of 240 s take 21 MB; audio goes in chunks."
 KEEPALIVE_MILLISECONDS = 20_000
 """How often a client pings while a call is silent, as long sampling steps are. The server accepts twice that rate."""
 
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+"""Trailing metadata that tells clients with a retry policy how long to wait."""
+
 _FLUSH_SECONDS = 0.5  # after the last call ended: its last bytes, and the health watchers that never end by themselves
 
 _OPTIONS = (
@@ -185,6 +188,16 @@ async def _write(context: Any, response: Any) -> None:
         raise asyncio.CancelledError from error
 
 
+def _wire_status(error: AcestepError) -> grpc.Status:
+    """The status, and for gRPC's own retries when to try again."""
+    status: Any = rpc_status.to_status(to_status(error))
+    pushback = error.pushback_milliseconds
+    if pushback is not None:
+        status = status._replace(trailing_metadata=(*status.trailing_metadata, (PUSHBACK_KEY, str(pushback))))
+    wire: grpc.Status = status
+    return wire
+
+
 def _write_ready_file(path: Path, content: dict[str, int]) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(content))
@@ -231,7 +244,7 @@ class _Gate(grpc.aio.ServerInterceptor):
                             await _write(context, response)
                     return None
             except AcestepError as error:
-                await context.abort_with_status(rpc_status.to_status(to_status(error)))
+                await context.abort_with_status(_wire_status(error))
             finally:
                 self.running -= 1
                 if self.running == 0:

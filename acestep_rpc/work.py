@@ -1,4 +1,4 @@
-"""How much work a request is, counted before any of it is done. Pure arithmetic on what a request says, the same for who asks and who works.
+"""How much work a request is, counted before any of it is done. Pure arithmetic on what a request says, for who asks and who works.
 
 A forward of the transformer evaluates rows: latents under one condition. What it costs grows with its rows, their frames, and frames x
 tokens of the conditions.

@@ -12,7 +12,7 @@ from diffusion_svc.tasks import AudioToAudio, Edit, Extend, Repaint, TaskSpec, w
 def song_work(spec: TaskSpec, params: SamplingParams, contexts: Mapping[Branch, Context], weaken_null: bool) -> list[Work]:
     """Work of each forward of a song, in their order.
 
-    Exact but for an edit without guidance whose source and target are under the same conditions: its rows stay equal, and fewer are evaluated.
+    Exact but for an edit without guidance to the prompt of its source: its rows stay equal, and fewer are evaluated.
 
     Args:
         spec: What is done.

@@ -49,6 +49,14 @@ class Settings(ServerSettings):
     """How long jobs that ended stay, with their songs; 0: until they are deleted."""
     retention_bytes: int = 0
     """Size of all songs of jobs above which the oldest go; 0: no limit."""
+    max_requests: int = 64
+    """Calls of Generate under way; one more is refused. With several replicas of a stage: as many times its own limit."""
+    max_backlog_seconds: float = 3600.0
+    """A request that is predicted to wait longer for others is refused."""
+    max_queued_jobs: int = 10000
+    """Jobs that have not ended, of all servers; one more is refused."""
+    max_queued_job_seconds: float = 7 * 86400.0
+    """Predicted device time of those jobs above which no further one is taken."""
     webhook_secret: str = field(default="", repr=False)
     """Key for webhooks whose request brings none, "whsec_" and base64."""
     webhook_private_addresses: bool = False
@@ -63,6 +71,7 @@ class Settings(ServerSettings):
         if self.database_url and self.data is None and not self.store:
             raise SettingsError(f"{PREFIX}STORE or {PREFIX}DATA must be set with {PREFIX}DATABASE_URL: songs must last as long as jobs")
         least = {"concurrent_jobs": 0, "job_attempts": 1, "job_lease_seconds": 1, "retention_seconds": 0, "retention_bytes": 0}
+        least |= {"max_requests": 1, "max_backlog_seconds": 0, "max_queued_jobs": 0, "max_queued_job_seconds": 0}
         for name, minimum in (least | {"webhook_attempts": 1, "webhook_retry_seconds": 0}).items():
             if not getattr(self, name) >= minimum:
                 raise SettingsError(f"{PREFIX}{name.upper()} must be at least {minimum}")

@@ -1,8 +1,13 @@
 """A plan in the words of the encoder and the diffusion stage."""
 
+from contextvars import ContextVar
+
 from acestep_rpc.v1 import diffusion_pb2, encoder_pb2, tensor_pb2
 from orchestrator.plan import Plan
 from orchestrator.tasks import AudioToAudio, Edit, Extend, Repaint, Retake, TextToMusic
+
+tenant: ContextVar[str] = ContextVar("tenant", default="")
+"""For whom the running task works: its work counts for this name where requests share a device. Empty: nobody is known."""
 
 
 def encode_request(plan: Plan) -> encoder_pb2.EncodePromptRequest:
@@ -40,7 +45,14 @@ def sample_request(
         source: Latents of the source, for the tasks that have one.
         target: Of the target prompt, for an edit.
     """
-    request = diffusion_pb2.SampleRequest(conditioning=conditioning, params=plan.sampling, seeds=plan.seeds, adapters=plan.adapters)
+    request = diffusion_pb2.SampleRequest(
+        conditioning=conditioning,
+        params=plan.sampling,
+        seeds=plan.seeds,
+        adapters=plan.adapters,
+        priority=plan.priority,
+        tenant=tenant.get(),
+    )
     match plan.task:
         case TextToMusic() as task:
             request.text_to_music.duration_seconds = task.duration_seconds

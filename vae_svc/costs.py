@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -48,19 +49,15 @@ def encode_features(seconds: float) -> dict[str, float]:
 
 @torch.inference_mode()
 def measure_costs(codec: Codec) -> CodecCosts:
-    """Decode and encode noise of two lengths; on CUDA one of them is a whole piece, so that its memory is taken before the rest is counted."""
+    """Decode and encode two lengths; on CUDA one decode is of a whole piece, so that its memory is taken before the rest is counted."""
 
     def latents(frames: int) -> torch.Tensor:
         return torch.zeros(LATENT_CHANNELS, LATENT_ROWS, frames)
 
     frames = WARM_UP_FRAMES if codec.device.type == "cpu" else (WARM_UP_FRAMES[0], codec.piece_latents)
-    decoded = [
-        (decode_features(length), _seconds(lambda length=length: list(codec.decode(latents(length), SAMPLE_RATE)))) for length in frames
-    ]
-    encoded = [
-        (encode_features(length), _seconds(lambda length=length: codec.encode(torch.zeros(2, length * SAMPLE_RATE), SAMPLE_RATE).cpu()))
-        for length in WARM_UP_SECONDS
-    ]
+    decoded = [(decode_features(length), _seconds(partial(_decode, codec, latents(length)))) for length in frames]
+    waveforms = {length: torch.zeros(2, length * SAMPLE_RATE) for length in WARM_UP_SECONDS}
+    encoded = [(encode_features(length), _seconds(partial(_encode, codec, waveform))) for length, waveform in waveforms.items()]
     held = codec.dcae.decode_global(latents(WARM_UP_FRAMES[0])[None].to(codec.device))
     return CodecCosts(CostModel(decoded), CostModel(encoded), COPIES * held.nbytes // WARM_UP_FRAMES[0])
 
@@ -78,6 +75,15 @@ def request_memory(device: torch.device, set_bytes: int) -> Memory:
         free, _ = torch.cuda.mem_get_info(device)
         return Memory(int(FREE_SHARE * free), str(device))
     return Memory(CPU_BYTES, str(device))
+
+
+def _decode(codec: Codec, latents: torch.Tensor) -> None:
+    for _ in codec.decode(latents, SAMPLE_RATE):
+        pass
+
+
+def _encode(codec: Codec, waveform: torch.Tensor) -> None:
+    codec.encode(waveform, SAMPLE_RATE).cpu()
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -75,10 +75,12 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
         total = num_samples(latents.shape[-1], rate)
         frames = latents.shape[-1]
         with self._backlog.admit(self._costs.decode.predict(decode_features(frames)) if total else 0.0) as pending:
-            async with self._memory.hold(frames * self._costs.bytes_per_frame):
-                async with contextlib.aclosing(self._decode(latents, rate, total, pending)) as blocks:
-                    async for block in blocks:
-                        yield block
+            async with (
+                self._memory.hold(frames * self._costs.bytes_per_frame),
+                contextlib.aclosing(self._decode(latents, rate, total, pending)) as blocks,
+            ):
+                async for block in blocks:
+                    yield block
 
     async def _decode(
         self, latents: torch.Tensor, rate: int, total: int, pending: Pending

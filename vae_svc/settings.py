@@ -23,8 +23,8 @@ class Settings(ServerSettings):
     max_requests: int = 64
     """Requests under way and waiting; one more is refused."""
     memory_bytes: int = 0
-    """Memory for songs under way; what does not fit yet waits. 0: on CUDA 0.8 of what is free once the weights are loaded and a piece has been
-    decoded, on a CPU 8 GiB."""
+    """Memory for songs under way; what does not fit yet waits. 0: on CUDA 0.8 of what is free once the weights are loaded and a
+    piece has been decoded, on a CPU 8 GiB."""
     max_latent_frames: int = 24 * 2583
     """Longest latents to decode; 2583 are 240 seconds."""
     max_file_bytes: int = 256 * 2**20

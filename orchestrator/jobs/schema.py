@@ -17,7 +17,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-VERSION = 1
+VERSION = 2
 """Of the tables. Another one in the database stops the start."""
 
 metadata = MetaData()
@@ -30,6 +30,8 @@ jobs = Table(
     Column("id", String(128), primary_key=True),  # the request id
     Column("body_sha256", String(64), nullable=False),
     Column("request", LargeBinary, nullable=False),  # GenerateRequest with nothing left to draw
+    Column("priority", Integer, nullable=False),  # a music_pb2.Priority, never unspecified
+    Column("cost_seconds", Double, nullable=False),  # predicted device time
     Column("source_id", String(128)),  # the job whose song it starts from, if it does
     Column("webhook_url", String(2048)),
     Column("webhook_secret", String(128)),

@@ -68,19 +68,12 @@ async def test_a_line_in_another_script_is_named(music):
     "fields",
     [
         {"output": music_pb2.OutputSpec(preview=music_pb2.PreviewSpec(at_steps=[1]))},
-        {"priority": music_pb2.PRIORITY_INTERACTIVE},
     ],
-    ids=["previews", "priorities"],
+    ids=["previews"],
 )
 async def test_parts_of_the_contract_that_are_not_built_say_so(music, fields):
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await generate(music, song_request(**fields))
-    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
-
-
-async def test_methods_that_are_not_built_say_so(music):
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await music.EstimateGeneration(music_pb2.EstimateGenerationRequest())
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
