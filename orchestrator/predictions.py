@@ -67,8 +67,9 @@ def predict_plan(plan: Plan, source_frames: int, descriptions: Sequence[stage_pb
         lyric = predict(encoder["lyric_tokens"], {"characters": len(lyrics)})
         encode += predict(encoder["encode"], encode_features(plan.null_condition, text, lyric, negative))
         tokens = max(tokens, 1 + max(text, negative) + lyric)
-    frames, work = song_work(plan, source_frames, round(tokens))
+    frames, forwards = song_forwards(plan, source_frames, round(tokens))
     songs = len(plan.seeds)
+    work = sum(forwards, NOTHING)
     total = sum((work for _ in range(songs)), NOTHING)
     forward_size = int(descriptions[1].limits["forward_row_frames"]) or 1
     # Songs of a request share forwards with each other at least.
@@ -78,7 +79,7 @@ def predict_plan(plan: Plan, source_frames: int, descriptions: Sequence[stage_pb
     return Prediction((encode, alone, decode), (encode, load, decode))
 
 
-def song_work(plan: Plan, source_frames: int, tokens: int) -> tuple[int, Work]:
+def song_forwards(plan: Plan, source_frames: int, tokens: int) -> tuple[int, list[Work]]:
     """Frames of one song of a plan, and the forwards that make it; the count of `diffusion_svc.song_work`, before there are conditions.
 
     Args:
@@ -111,7 +112,7 @@ def song_work(plan: Plan, source_frames: int, tokens: int) -> tuple[int, Work]:
             windows = [stop - start for start, stop in extension_windows(frames, left, right)]
             frames += left + right
             rows = repaint_rows(steps, guided, 1.0)
-    return frames, sum((forward_work(count, window, tokens) for window in windows for count in rows), NOTHING)
+    return frames, [forward_work(count, window, tokens) for window in windows for count in rows if count]
 
 
 def steps_of(sampling: sampling_pb2.SamplingParams, infer_step: int | None = None) -> Steps:

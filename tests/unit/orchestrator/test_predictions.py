@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from acestep_rpc.torch_tensor import pack
 from acestep_rpc.v1 import encoder_pb2, music_pb2, sampling_pb2, stage_pb2
+from acestep_rpc.work import totals_left
 from diffusion_svc.sampler import Sampler
 from diffusion_svc.servicer import read_request
 from orchestrator.plan import plan
-from orchestrator.predictions import predict_plan, song_work
+from orchestrator.predictions import predict_plan, song_forwards
 from orchestrator.stage_requests import sample_request
 from tests import tiny
 
@@ -85,9 +86,9 @@ def test_forwards_are_counted_as_the_diffusion_stage_makes_them(seed: int) -> No
     message = sample_request(planned, conditioning(1), source, conditioning(2))
     request = read_request(message, MODEL.config)
     (song,) = Sampler(MODEL).start(request)
-    frames, counted = song_work(planned, SOURCE_FRAMES, TOKENS)
+    frames, forwards = song_forwards(planned, SOURCE_FRAMES, TOKENS)
     assert frames == request.task.num_frames
-    assert counted == song.work_left[0]
+    assert totals_left(forwards) == song.work_left
 
 
 def descriptions() -> list[stage_pb2.DescribeResponse]:
