@@ -174,7 +174,7 @@ async def load(settings: Settings) -> Sequence[Registration]:
     model, digest, adapters, budget, cost, memory = await asyncio.get_running_loop().run_in_executor(worker, read)
     log("weights_loaded", stage="diffusion", device=str(device), dtype=str(dtype), digest=digest, threads=torch.get_num_threads())
     log("budget_measured", stage="diffusion", row_frames=budget.size, step_seconds=round(budget.seconds, 4))
-    log("costs_measured", stage="diffusion", **cost.coefficients)
+    log("costs_measured", stage="diffusion", coefficients=cost.coefficients)
     batcher = Batcher(Sampler(model), worker, budget, settings.max_requests, cost, memory)
     # WatchStatus: the base class answers UNIMPLEMENTED.
     stage = StageServicer(model, digest, adapters, sampling_defaults, batcher)  # type: ignore[abstract]

@@ -226,7 +226,7 @@ def _load(settings: Settings) -> tuple[PromptEncoder, LyricTokenizer, str, Adapt
     for name in settings.warm_adapters:
         adapters.load(name)
     costs = measure_costs(encoder, lyric_tokenizer)
-    telemetry.log("costs_measured", stage="encoder", **costs.encode.coefficients)
+    telemetry.log("costs_measured", stage="encoder", coefficients=costs.encode.coefficients)
     return encoder, lyric_tokenizer, digest, adapters, costs
 
 

@@ -225,7 +225,8 @@ class SoundFileWriter:
 
 def num_latent_frames(file: Path) -> int:
     """Latent frames that the codec makes of an audio file, from the file's own account of itself."""
-    return math.ceil(soundfile.info(str(file)).duration * 44100 / 4096)
+    duration_seconds: float = soundfile.info(str(file)).duration
+    return math.ceil(duration_seconds * 44100 / 4096)
 
 
 @contextlib.contextmanager

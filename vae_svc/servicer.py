@@ -283,7 +283,7 @@ async def load(settings: Settings) -> Sequence[Registration]:
     loaded, costs, memory = await asyncio.get_running_loop().run_in_executor(worker, read)
     backlog = Backlog("vae", settings.max_requests)
     log("weights_loaded", stage="vae", device=str(device), dtype=str(dtype), digest=loaded.model_digest)
-    log("costs_measured", stage="vae", **costs.decode.coefficients)
+    log("costs_measured", stage="vae", coefficients=costs.decode.coefficients)
     # WatchStatus: the base class answers UNIMPLEMENTED
     stage = StageServicer(loaded.codec, loaded.model_digest, dtype, settings, costs, backlog)  # type: ignore[abstract]
     return (

@@ -78,7 +78,7 @@ def test_refusing_early_completes_more_than_trying_everything():
 
 
 def test_more_replicas_complete_no_less_and_wait_no_longer():
-    traffic = Traffic(3.0, {10.0: 0.5, 60.0: 0.2}, requests=300)
+    traffic = Traffic(1.0, {10.0: 0.5, 60.0: 0.2}, requests=300)
     figures = [simulate(traffic, descriptions(), (1, count, 4)) for count in (1, 2, 4, 8)]
     waits = [figure["latency_seconds"]["p95"] for figure in figures]
     assert waits == sorted(waits, reverse=True)

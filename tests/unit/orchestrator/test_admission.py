@@ -84,7 +84,7 @@ class System:
         self.jobs = jobs
 
         async def build() -> Sequence[Registration]:
-            servicer = MusicServicer(stages, jobs)  # type: ignore[abstract]
+            servicer = MusicServicer(stages, jobs)
             return [Registration("acestep_rpc.v1.MusicService", servicer, music_pb2_grpc.add_MusicServiceServicer_to_server)]
 
         server = await serve(ServerSettings(), build)

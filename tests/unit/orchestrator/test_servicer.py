@@ -46,7 +46,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 def servicer(stages: Stages, database: Database) -> Any:
     settings = Settings(encoder="a:1", diffusion="b:2", vae="c:3")
-    return MusicServicer(stages, Jobs(database, stages, AssetStore("memory://"), settings))  # type: ignore[abstract]
+    return MusicServicer(stages, Jobs(database, stages, AssetStore("memory://"), settings))
 
 
 @pytest.fixture
