@@ -101,10 +101,21 @@ async def test_cancelling_reaches_the_step_loop(system, music):
 
 
 async def test_a_deadline_ends_the_work(system, music):
+    request = song_request(seconds=60.0, steps=60)
+    quote = await music.EstimateGeneration(music_pb2.EstimateGenerationRequest(generation=request))
+    seconds = quote.estimated_finish_time.ToMilliseconds() / 1000 - time.time()
+    missed = await asyncio.to_thread(system.front.metric, "acestep_deadline_missed_total")
+    call = music.Generate(request, timeout=1.2 * seconds + 0.5)  # enough, if nobody came between
+    await call.read()
+    urgent = music.Generate(song_request(**LONG, priority=music_pb2.PRIORITY_INTERACTIVE))
+    await urgent.read()
     with pytest.raises(grpc.aio.AioRpcError) as late:
-        await generate(music, song_request(**LONG), timeout=2.0)
+        while await call.read() is not grpc.aio.EOF:
+            pass
     assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    await asyncio.sleep(1.0)
+    urgent.cancel()
+    await asyncio.sleep(2.0)
+    assert await asyncio.to_thread(system.front.metric, "acestep_deadline_missed_total") == missed + 1
     steps = await steps_done(system)
     await asyncio.sleep(1.0)
     assert await steps_done(system) == steps
