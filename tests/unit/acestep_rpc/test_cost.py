@@ -55,6 +55,16 @@ def test_work_of_one_kind_teaches_the_speed_and_keeps_the_proportions():
         assert model.predict(work) == pytest.approx(3 * predict(TRUE, work), rel=0.02)
 
 
+def test_noise_on_work_that_hardly_differs_says_nothing_about_proportions():
+    randoms = random.Random(0)
+    model = CostModel(measured(START, TRUE))
+    for _ in range(400):
+        work = forward(2, randoms.randint(250, 260), randoms.randint(120, 130))
+        model.observe(work, predict(TRUE, work) * randoms.uniform(0.8, 1.2))
+    for work in START:
+        assert model.predict(work) == pytest.approx(predict(TRUE, work), rel=0.3)
+
+
 def test_mixed_work_teaches_new_proportions():
     randoms = random.Random(0)
     other = {"forwards": 0.01, "rows": 0.012, "row_frames": 1e-5, "row_frame_tokens": 5e-8}
