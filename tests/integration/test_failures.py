@@ -109,9 +109,13 @@ async def test_a_deadline_ends_the_work(system, music):
     await call.read()
     urgent = music.Generate(song_request(**LONG, priority=music_pb2.PRIORITY_INTERACTIVE))
     await urgent.read()
-    with pytest.raises(grpc.aio.AioRpcError) as late:
+
+    async def listen() -> None:
         while await call.read() is not grpc.aio.EOF:
             pass
+
+    with pytest.raises(grpc.aio.AioRpcError) as late:
+        await listen()
     assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     urgent.cancel()
     await asyncio.sleep(2.0)
