@@ -232,7 +232,7 @@ class Simulation:
         assert prediction is not None, "the stages name their costs"
         frames, forwards = song_forwards(planned, source_frames, TOKENS)
         deadline = arrival + timeout if timeout is not None else float("inf")
-        admitted = Admitted(planned.priority, prediction.load)
+        admitted = Admitted(planned.priority, prediction.load, deadline=deadline)
         coming = Request(arrival, planned, prediction, frames, forwards, deadline, admitted)
         self.requests.append(coming)
         self.clock.after(arrival, lambda: self._arrive(coming))
@@ -250,7 +250,7 @@ class Simulation:
         others = [
             other.admitted for other in self.requests if not other.outcome and other.arrival <= self.clock.now and other is not request
         ]
-        wait = wait_seconds(request.planned.priority, request.prediction.load, others, self.replicas)
+        wait = wait_seconds(request.planned.priority, request.prediction.load, others, self.replicas, request.deadline)
         if self.refuse and self.clock.now + wait + sum(request.prediction.alone) > request.deadline:
             self._end(request, "refused")
             return

@@ -1,7 +1,8 @@
 """Who is let in: requests whose predicted end is before their deadline, as long as there is room. Knows seconds, not what is done in them.
 
 Work that is under way shares a stage: of every other request of its class, a newcomer waits for as much as it needs itself, or for what is
-left of the other if that is less; for requests of higher classes it waits to their end; for lower ones not at all.
+left of the other if that is less; for requests of higher classes, and those of its class whose deadline is before its own, it waits to their
+end, for they were let in on that promise; for lower classes not at all.
 """
 
 import asyncio
@@ -54,11 +55,13 @@ class Admitted:
         priority: Its class; a higher one goes first.
         left: Seconds of each stage's device that it still wants.
         ends_at: A time.monotonic(), as estimated at the start; None: unknown.
+        deadline: When its caller gives up; math.inf: never.
     """
 
     priority: int
     load: Sequence[float] = NOTHING
     ends_at: float | None = None
+    deadline: float = math.inf
     left: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,7 +79,9 @@ class Admitted:
                 ETA_ERROR.observe(abs(time.monotonic() - self.ends_at))
 
 
-def wait_seconds(priority: int, load: Sequence[float], others: Iterable[Admitted], replicas: Sequence[int]) -> float:
+def wait_seconds(
+    priority: int, load: Sequence[float], others: Iterable[Admitted], replicas: Sequence[int], deadline: float = math.inf
+) -> float:
     """How long a request waits for others, in all stages.
 
     Args:
@@ -84,10 +89,11 @@ def wait_seconds(priority: int, load: Sequence[float], others: Iterable[Admitted
         load: Of the request, by stage.
         others: Those under way.
         replicas: Of each stage.
+        deadline: Of the request, on the clock of the others'.
     """
     total = 0.0
     for other in others:
-        if other.priority > priority:
+        if other.priority > priority or (other.priority == priority and other.deadline < deadline):
             total += sum(left / count for left, count in zip(other.left, replicas, strict=True))
         elif other.priority == priority:
             total += sum(min(left, own) / count for left, own, count in zip(other.left, load, replicas, strict=True))
@@ -117,19 +123,23 @@ class Admission:
         self._replicas = replicas
         self._under_way: set[Admitted] = set()
 
-    def estimate(self, plan: Plan, source_frames: int, descriptions: Sequence[stage_pb2.DescribeResponse]) -> Estimate | None:
+    def estimate(
+        self, plan: Plan, source_frames: int, descriptions: Sequence[stage_pb2.DescribeResponse], deadline: float | None = None
+    ) -> Estimate | None:
         """What a plan would take if it came now; None: a stage does not say what its work costs.
 
         Args:
             plan: What is made.
             source_frames: Latent frames of its source; 0: it has none.
             descriptions: From `facts`.
+            deadline: A time.monotonic(), or None.
         """
+        ends = math.inf if deadline is None else deadline
         prediction = predict_plan(plan, source_frames, descriptions)
         if prediction is None:
             return None
         replicas = [max(self._replicas(stage), 1) for stage in STAGES]
-        mine = wait_seconds(plan.priority, prediction.load, self._under_way, replicas)
+        mine = wait_seconds(plan.priority, prediction.load, self._under_way, replicas, ends)
         foreign = max(self._foreign_seconds - (time.monotonic() - self._noted_at), 0.0)
         return Estimate(prediction, mine + foreign)
 
@@ -155,7 +165,7 @@ class Admission:
         Raises:
             Overloaded: There are too many, they take too long, or it cannot be done before its deadline.
         """
-        estimate = self.estimate(plan, source_frames, descriptions)
+        estimate = self.estimate(plan, source_frames, descriptions, deadline)
         if len(self._under_way) >= self._max_requests:
             least = min(sum(admitted.left) for admitted in self._under_way)
             raise _refused("requests", f"{len(self._under_way)} requests are under way, which is the limit", least)
@@ -166,16 +176,14 @@ class Admission:
         if estimate is not None and estimate.seconds > left:
             needs = f"{estimate.seconds:.3g} s, of them {estimate.queue_seconds:.3g} s of waiting; the deadline is in {left:.3g} s"
             raise _refused("deadline", f"the deadline cannot be met: the request needs {needs}", estimate.seconds - left)
-        with self.enter(plan, estimate) as admitted:
+        with self.enter(plan, estimate, deadline) as admitted:
             yield admitted
 
     @contextlib.contextmanager
-    def enter(self, plan: Plan, estimate: Estimate | None) -> Iterator[Admitted]:
+    def enter(self, plan: Plan, estimate: Estimate | None, deadline: float | None = None) -> Iterator[Admitted]:
         """Count a request for as long as the block runs, whatever the limits say: for those that were promised."""
-        if estimate is None:
-            admitted = Admitted(plan.priority)
-        else:
-            admitted = Admitted(plan.priority, estimate.prediction.load, time.monotonic() + estimate.seconds)
+        load, ends_at = (NOTHING, None) if estimate is None else (estimate.prediction.load, time.monotonic() + estimate.seconds)
+        admitted = Admitted(plan.priority, load, ends_at, math.inf if deadline is None else deadline)
         self._under_way.add(admitted)
         self._report()
         try:

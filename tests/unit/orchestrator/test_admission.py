@@ -257,6 +257,12 @@ async def test_work_that_another_server_sent_is_waited_for(tmp_path: Path) -> No
         assert (await estimate(system, song()))[1] == pytest.approx(30, abs=0.5)
 
 
+def test_who_was_promised_an_earlier_end_is_waited_for_to_it() -> None:
+    others = [Admitted(2, (0.0, 8.0, 2.0), deadline=100.0)]
+    assert wait_seconds(2, (1.0, 6.0, 1.0), others, (1, 1, 1), deadline=110.0) == 8 + 2
+    assert wait_seconds(2, (1.0, 6.0, 1.0), others, (1, 1, 1), deadline=90.0) == 6 + 1
+
+
 def test_more_replicas_are_a_shorter_wait() -> None:
     others = [Admitted(2, (0.0, 8.0, 2.0)), Admitted(3, (0.0, 4.0, 0.0)), Admitted(1, (0.0, 100.0, 0.0))]
     assert wait_seconds(2, (1.0, 6.0, 1.0), others, (1, 1, 1)) == 6 + 1 + 4
