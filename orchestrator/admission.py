@@ -1,8 +1,9 @@
 """Who is let in: requests whose predicted end is before their deadline, as long as there is room. Knows seconds, not what is done in them.
 
 Work that is under way shares a stage: of every other request of its class, a newcomer waits for as much as it needs itself, or for what is
-left of the other if that is less; for requests of higher classes, and those of its class whose deadline is before its own, it waits to their
-end, for they were let in on that promise; for lower classes not at all.
+left of the other if that is less; for requests of higher classes, and those of its class whose deadline is before its own, it waits to
+their end, for they were let in on that promise; for lower classes not at all. What that leaves out (stages that share a device, who comes
+later) is learned as one factor, from how long requests took in the end.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from google.protobuf import timestamp_pb2
 
 from acestep_rpc.admission import SHORTEST_RETRY_SECONDS
+from acestep_rpc.cost import CostModel
 from acestep_rpc.errors import DeadlineExceeded, Overloaded
 from acestep_rpc.telemetry import BACKLOG_SECONDS, DEADLINE_MISSED, ETA_ERROR, REFUSED
 from acestep_rpc.v1 import music_pb2, stage_pb2
@@ -36,15 +38,17 @@ class Estimate:
     Attributes:
         prediction: By stage.
         queue_seconds: Wait for others, in all stages.
+        pace: Seconds that pass for a predicted one.
     """
 
     prediction: Prediction
     queue_seconds: float
+    pace: float = 1.0
 
     @property
     def seconds(self) -> float:
         """To its end."""
-        return self.queue_seconds + sum(self.prediction.alone)
+        return self.pace * (self.queue_seconds + sum(self.prediction.alone))
 
 
 @dataclass(eq=False)
@@ -56,12 +60,14 @@ class Admitted:
         left: Seconds of each stage's device that it still wants.
         ends_at: A time.monotonic(), as estimated at the start; None: unknown.
         deadline: When its caller gives up; math.inf: never.
+        completed: It came to its end.
     """
 
     priority: int
     load: Sequence[float] = NOTHING
     ends_at: float | None = None
     deadline: float = math.inf
+    completed: bool = False
     left: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,8 +81,10 @@ class Admitted:
             case "progress" if (stage := _PROGRESS_OF.get(event.progress.stage)) is not None and event.progress.total:
                 self.left[:stage] = [0.0] * stage
                 self.left[stage] = self.load[stage] * (1 - event.progress.step / event.progress.total)
-            case "completed" if self.ends_at is not None:
-                ETA_ERROR.observe(abs(time.monotonic() - self.ends_at))
+            case "completed":
+                self.completed = True
+                if self.ends_at is not None:
+                    ETA_ERROR.observe(abs(time.monotonic() - self.ends_at))
 
 
 def wait_seconds(
@@ -122,6 +130,7 @@ class Admission:
         self._max_backlog_seconds = max_backlog_seconds
         self._replicas = replicas
         self._under_way: set[Admitted] = set()
+        self._pace = CostModel([({"seconds": 1.0}, 1.0)])
 
     def estimate(
         self, plan: Plan, source_frames: int, descriptions: Sequence[stage_pb2.DescribeResponse], deadline: float | None = None
@@ -141,7 +150,7 @@ class Admission:
         replicas = [max(self._replicas(stage), 1) for stage in STAGES]
         mine = wait_seconds(plan.priority, prediction.load, self._under_way, replicas, ends)
         foreign = max(self._foreign_seconds - (time.monotonic() - self._noted_at), 0.0)
-        return Estimate(prediction, mine + foreign)
+        return Estimate(prediction, mine + foreign, self._pace.coefficients["seconds"])
 
     def _note(self, descriptions: Sequence[stage_pb2.DescribeResponse]) -> None:
         """How much work the stages have that this server did not send."""
@@ -186,10 +195,14 @@ class Admission:
         admitted = Admitted(plan.priority, load, ends_at, math.inf if deadline is None else deadline)
         self._under_way.add(admitted)
         self._report()
+        started = time.monotonic()
         try:
             yield admitted
         finally:
             self._under_way.remove(admitted)
+            seconds = time.monotonic() - started
+            if estimate is not None and (admitted.completed or seconds > estimate.seconds):
+                self._pace.observe({"seconds": estimate.seconds / estimate.pace}, seconds)
             self._report()
 
     def _report(self) -> None:
