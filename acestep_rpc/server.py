@@ -21,6 +21,7 @@ from prometheus_client import start_http_server
 from acestep_rpc.errors import AcestepError, StageUnavailable, to_status
 from acestep_rpc.settings import ServerSettings
 from acestep_rpc.telemetry import configure_logging, log, observe_call
+from acestep_rpc.tracing import configure_tracing
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """Largest message. The largest there is: conditioning of 4096 lyric tokens, full and null, 1024 wide in float32: 32 MiB, and its
@@ -156,6 +157,7 @@ def run(
     """
     configure_logging(service)
     try:
+        configure_tracing(service)
         asyncio.run(_run_until_signal(settings, build, before_draining, close))
     except (ServerError, ValueError) as error:  # ValueError: a checkpoint or a setting that the stage refuses
         log("cannot_start", level=logging.ERROR, reason=str(error))

@@ -1,4 +1,4 @@
-"""Metrics, one-line JSON logs and the request id; `observe_call` puts all three around one call, served by network or in process."""
+"""Metrics, one-line JSON logs and the request id; `observe_call` puts them, and a span, around one call."""
 
 import asyncio
 import contextlib
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from acestep_rpc import tracing
 from acestep_rpc.errors import AcestepError, StageError, Unimplemented
 
 REQUEST_ID_KEY = "x-request-id"
@@ -55,6 +56,8 @@ COST_ERROR = Histogram(
 ETA_ERROR = Histogram(
     "acestep_eta_error_seconds", "Distance of a request's end from the estimate that it was accepted with.", buckets=_SECONDS
 )
+CANCELLED_DEVICE_SECONDS = Counter("acestep_cancelled_device_seconds", "Device time of requests that did not come to their end.")
+CACHE_LOOKUPS = Counter("acestep_cache_lookups", "Requests that a cache was asked for, by what it answered.", ["cache", "outcome"])
 REFUSED = Counter("acestep_refused", "Requests refused for want of room or time, by reason.", ["reason"])
 DEADLINE_MISSED = Counter("acestep_deadline_missed", "Accepted requests that were not done at their deadline.")
 
@@ -104,6 +107,8 @@ class JsonFormatter(logging.Formatter):
         }
         if request_id.get():
             line["request_id"] = request_id.get()
+        if trace_id := tracing.trace_id():
+            line["trace_id"] = trace_id
         line.update(getattr(record, "fields", {"logger": record.name}))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
@@ -143,6 +148,8 @@ def observe_call(service: str, method: str, context: CallContext) -> Iterator[No
     start = time.monotonic()
     code, level, cause = "OK", logging.INFO, None
     message: str | None = None
+    span = contextlib.ExitStack()
+    call = span.enter_context(tracing.call_span(service, method, context.invocation_metadata() or (), request_id.get()))
     try:
         try:
             yield
@@ -166,6 +173,8 @@ def observe_call(service: str, method: str, context: CallContext) -> Iterator[No
         REQUEST_SECONDS.labels(service, method).observe(seconds)
         problem = {} if message is None else {"error": message}
         log("request", level=level, exception=cause, method=f"{service}/{method}", code=code, seconds=round(seconds, 6), **problem)
+        tracing.end_call(call, code, message)
+        span.close()
         request_id.reset(token)
 
 

@@ -16,7 +16,17 @@ from torch import Tensor
 from acestep_rpc.admission import Memory, retry_seconds
 from acestep_rpc.cost import CostModel
 from acestep_rpc.errors import AcestepError, Overloaded, StageError
-from acestep_rpc.telemetry import BACKLOG_SECONDS, BATCH_FILL, BATCH_ROWS, COST_ERROR, QUEUE_SECONDS, REFUSED, STEP_SECONDS, log
+from acestep_rpc.telemetry import (
+    BACKLOG_SECONDS,
+    BATCH_FILL,
+    BATCH_ROWS,
+    CANCELLED_DEVICE_SECONDS,
+    COST_ERROR,
+    QUEUE_SECONDS,
+    REFUSED,
+    STEP_SECONDS,
+    log,
+)
 from acestep_rpc.work import NOTHING
 from diffusion_svc.budget import Budget, refreshed_size
 from diffusion_svc.memory import request_bytes
@@ -131,6 +141,9 @@ class Batcher:
                         yield event
                         if isinstance(event, Result):
                             return
+                except BaseException:
+                    CANCELLED_DEVICE_SECONDS.inc(sum(song.device_seconds for song in songs))
+                    raise
                 finally:
                     self._leave(ticket)
         finally:

@@ -20,6 +20,7 @@ from acestep_rpc.errors import InvalidRequest, ShapeTooLarge
 from acestep_rpc.server import Registration
 from acestep_rpc.telemetry import log
 from acestep_rpc.torch_tensor import pack, unpack
+from acestep_rpc.tracing import annotate
 from acestep_rpc.v1 import diffusion_pb2, diffusion_pb2_grpc, encoder_pb2, music_pb2, sampling_pb2, stage_pb2, stage_pb2_grpc
 from diffusion_svc.adapters import NAME, Adaptation, AdapterError, AdapterStore
 from diffusion_svc.batcher import Batcher, Progress
@@ -93,6 +94,7 @@ class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
                     progress = diffusion_pb2.SampleProgress(step=event.step, total_steps=event.total_steps, batch_rows=event.batch_rows)
                     yield diffusion_pb2.SampleResponse(progress=progress)
                 else:
+                    annotate(device_seconds=event.device_seconds, evaluated_rows=event.evaluated_rows)
                     result = diffusion_pb2.SampleResult(
                         latents=[pack(latents) for latents in event.latents],
                         device_seconds=event.device_seconds,

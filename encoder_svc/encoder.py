@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from acestep_rpc.errors import StageError
+from acestep_rpc.telemetry import CACHE_LOOKUPS
 from encoder_svc import weights
 from encoder_svc.adapters import Adaptation
 from encoder_svc.cache import BoundedCache
@@ -114,6 +115,7 @@ class PromptEncoder:
             negative_ids = tuple(self.text_tokenizer.encode(negative_tags, "prompt.negative_tags"))
         key = (tuple(text_ids), tuple(lyric_ids), null_condition, adaptation.key if adaptation else (), negative_ids)
         known = self._cache.get(key)
+        CACHE_LOOKUPS.labels("conditioning", "miss" if known is None else "hit").inc()
         if known is not None:
             return known
         conditioning = self._encode(text_ids, lyric_ids, null_condition, adaptation.updates if adaptation else None, negative_ids)

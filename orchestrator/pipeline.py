@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from acestep_rpc.errors import InvalidRequest, StageError
 from acestep_rpc.telemetry import REAL_TIME_FACTOR, STAGE_SECONDS, log, request_id
+from acestep_rpc.tracing import annotate
 from acestep_rpc.v1 import encoder_pb2, music_pb2, tensor_pb2, vae_pb2
 from orchestrator.audio import EncodingFailed
 from orchestrator.lyric_diff import diff_lyrics
@@ -116,6 +117,7 @@ async def generate(
 
     audio_seconds = sum(song.duration_seconds for song in songs)
     REAL_TIME_FACTOR.labels("orchestrator").observe(audio_seconds / clock.total())
+    annotate(songs=len(songs), audio_seconds=audio_seconds)
     log("generated", songs=len(songs), audio_seconds=audio_seconds, seconds=round(clock.total(), 3))
     lines = (target or encoded).lines
     warnings = _warnings(encoded) if target is None else _warnings(target) + [f"source: {warning}" for warning in _warnings(encoded)]

@@ -23,6 +23,7 @@ from acestep_rpc.errors import InvalidRequest, ShapeTooLarge, StageError
 from acestep_rpc.server import Registration
 from acestep_rpc.telemetry import COST_ERROR, REAL_TIME_FACTOR, STAGE_SECONDS, log
 from acestep_rpc.torch_tensor import pack, unpack
+from acestep_rpc.tracing import annotate
 from acestep_rpc.v1 import stage_pb2, stage_pb2_grpc, vae_pb2, vae_pb2_grpc
 from vae_svc.audio_file import MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, AudioFile, read_audio
 from vae_svc.codec import LATENT_ROWS, SAMPLE_RATE, SAMPLES_PER_LATENT, Codec, num_samples
@@ -97,6 +98,7 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
                 start += block.shape[-1]
             pending.seconds = predicted * (1 - start / total)
         if total:
+            annotate(audio_seconds=total / rate, device_seconds=worked)
             STAGE_SECONDS.labels("vae_decode").observe(waited)
             REAL_TIME_FACTOR.labels("vae_decode").observe(total / rate / waited)
             COST_ERROR.labels("vae_decode").observe(self._costs.decode.observe(decode_features(latents.shape[-1]), worked))

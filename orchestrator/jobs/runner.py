@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from acestep_rpc import telemetry
 from acestep_rpc.errors import AcestepError, AttemptsExhausted, Overloaded, RequestCancelled, StageError, StageUnavailable, to_status
 from acestep_rpc.telemetry import JOBS, log
+from acestep_rpc.tracing import work_span
 from acestep_rpc.v1 import music_pb2
 from orchestrator.admission import Admission, accompany
 from orchestrator.assets import AssetStore
@@ -93,6 +94,10 @@ class Runner:
 
     async def _work(self, job: Job) -> None:
         telemetry.request_id.set(job.id)
+        with work_span("job", request_id=job.id, attempt=job.attempt):
+            await self._work_on(job)
+
+    async def _work_on(self, job: Job) -> None:
         log("job_started", attempt=job.attempt, failed_attempts=job.failed_attempts)
         outcome = "lost"
         try:
