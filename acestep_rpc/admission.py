@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from acestep_rpc.errors import Overloaded, ShapeTooLarge
 from acestep_rpc.telemetry import BACKLOG_SECONDS, REFUSED
+from acestep_rpc.v1 import stage_pb2
 
 SHORTEST_RETRY_SECONDS = 1.0
 
@@ -45,6 +46,11 @@ class Backlog:
     def seconds(self) -> float:
         """Predicted time of the work that was let in and is not done."""
         return sum(pending.seconds for pending in self._pending)
+
+    def status(self) -> stage_pb2.WatchStatusResponse:
+        """The load of a stage that does one request at a time."""
+        count = len(self._pending)
+        return stage_pb2.WatchStatusResponse(backlog_seconds=self.seconds, running_rows=min(count, 1), waiting_requests=max(count - 1, 0))
 
     @contextlib.contextmanager
     def admit(self, seconds: float) -> Iterator[Pending]:

@@ -55,11 +55,13 @@ class Registration:
         full_name: As "acestep_rpc.v1.EncoderService".
         servicer: Implements its generated base class; responses in streams come from async generators.
         add: The generated add_..._to_server.
+        drain: Called when the server begins to drain, after it stopped admitting.
     """
 
     full_name: str
     servicer: object
     add: Callable[[Any, grpc.aio.Server], None]
+    drain: Callable[[], None] | None = None
 
 
 class RunningServer:
@@ -68,6 +70,7 @@ class RunningServer:
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
         self._gate = _Gate()
+        self._registrations: Sequence[Registration] = ()
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(interceptors=(self._gate,), options=_OPTIONS)
         address = f"{settings.host}:{settings.port}"
@@ -86,6 +89,7 @@ class RunningServer:
 
     async def start(self, registrations: Sequence[Registration]) -> None:
         """Serve the registrations beside health and reflection, then write the ready file."""
+        self._registrations = registrations
         for registration in registrations:
             registration.add(registration.servicer, self._server)
             await self._health.set(registration.full_name, health_pb2.HealthCheckResponse.SERVING)
@@ -104,6 +108,9 @@ class RunningServer:
             self._settings.ready_file.unlink(missing_ok=True)
         await self._health.enter_graceful_shutdown()
         self._gate.draining = True
+        for registration in self._registrations:
+            if registration.drain is not None:
+                registration.drain()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._gate.idle.wait(), drain_seconds)
         log("stopped", cancelled_calls=self._gate.running)

@@ -94,6 +94,10 @@ class Batcher:
         self._admitted = 0
         self._queue: Queue[tuple[Song, _Ticket]] = Queue(budget.size)
         self._ticking: asyncio.Task[None] | None = None
+        self.running_rows = 0
+        """Of the forward that runs now."""
+        self.waiting_requests = 0
+        """Admitted, and in no forward yet."""
 
     @property
     def coefficients(self) -> dict[str, float]:
@@ -127,6 +131,8 @@ class Batcher:
             retry = retry_seconds(self.backlog_seconds, self._admitted)
             raise Overloaded(f"{self._admitted} requests are under way, which is the limit", retry)
         self._admitted += 1
+        self.waiting_requests += 1
+        ticket: _Ticket | None = None
         try:
             joined, model = time.monotonic(), self._sampler.model
             async with self._memory.hold(request_bytes(request, model.config, model.dtype)):
@@ -148,6 +154,8 @@ class Batcher:
                     self._leave(ticket)
         finally:
             self._admitted -= 1
+            if ticket is None or not ticket.started:
+                self.waiting_requests -= 1
 
     def _join(self, ticket: _Ticket, terms: Terms) -> None:
         for song in ticket.songs:
@@ -187,8 +195,13 @@ class Batcher:
         for ticket in tickets:
             if not ticket.started:
                 ticket.started = True
+                self.waiting_requests -= 1
                 QUEUE_SECONDS.labels("diffusion").observe(started - ticket.joined)
-        rows = await asyncio.get_running_loop().run_in_executor(self._worker, self._sampler.tick, songs)
+        self.running_rows = work.rows
+        try:
+            rows = await asyncio.get_running_loop().run_in_executor(self._worker, self._sampler.tick, songs)
+        finally:
+            self.running_rows = 0
         seconds = time.monotonic() - started
         COST_ERROR.labels("diffusion").observe(self._cost.observe(work.features(), seconds))
         STEP_SECONDS.labels(_size_bucket(size)).observe(seconds)

@@ -18,6 +18,7 @@ from acestep_rpc.admission import Memory
 from acestep_rpc.cost import CostModel
 from acestep_rpc.errors import InvalidRequest, ShapeTooLarge
 from acestep_rpc.server import Registration
+from acestep_rpc.status import LoadStatus
 from acestep_rpc.telemetry import log
 from acestep_rpc.torch_tensor import pack, unpack
 from acestep_rpc.tracing import annotate
@@ -126,6 +127,8 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
     ) -> None:
         self._adapters = adapters
         self._batcher = batcher
+        self.load = LoadStatus(self._status)
+        """For those who watch it."""
         self._response = stage_pb2.DescribeResponse(
             stage="diffusion",
             model_digest=digest,
@@ -154,6 +157,20 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
         response.backlog_seconds = self._batcher.backlog_seconds
         return response
 
+    async def WatchStatus(
+        self, request: stage_pb2.WatchStatusRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[stage_pb2.WatchStatusResponse]:
+        """Load, as it changes."""
+        async with contextlib.aclosing(self.load.watch()) as statuses:
+            async for status in statuses:
+                yield status
+
+    def _status(self) -> stage_pb2.WatchStatusResponse:
+        batcher = self._batcher
+        return stage_pb2.WatchStatusResponse(
+            backlog_seconds=batcher.backlog_seconds, running_rows=batcher.running_rows, waiting_requests=batcher.waiting_requests
+        )
+
 
 async def load(settings: Settings) -> Sequence[Registration]:
     """Load the weights in the stage's worker thread and build its services."""
@@ -178,15 +195,14 @@ async def load(settings: Settings) -> Sequence[Registration]:
     log("budget_measured", stage="diffusion", row_frames=budget.size, step_seconds=round(budget.seconds, 4))
     log("costs_measured", stage="diffusion", coefficients=cost.coefficients)
     batcher = Batcher(Sampler(model), worker, budget, settings.max_requests, cost, memory)
-    # WatchStatus: the base class answers UNIMPLEMENTED.
-    stage = StageServicer(model, digest, adapters, sampling_defaults, batcher)  # type: ignore[abstract]
+    stage = StageServicer(model, digest, adapters, sampling_defaults, batcher)
     return (
         Registration(
             "acestep_rpc.v1.DiffusionService",
             DiffusionServicer(batcher, model.config, adapters, worker),
             diffusion_pb2_grpc.add_DiffusionServiceServicer_to_server,
         ),
-        Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server),
+        Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server, stage.load.drain),
         adapter_service.registration(adapters, worker),
     )
 

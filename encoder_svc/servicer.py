@@ -1,10 +1,11 @@
 """EncoderService and the encoder's StageService: messages to tensors and back."""
 
 import asyncio
+import contextlib
 import importlib.metadata
 import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +16,7 @@ from acestep_rpc import adapter_service, telemetry
 from acestep_rpc.admission import Backlog
 from acestep_rpc.errors import InvalidRequest
 from acestep_rpc.server import Registration
+from acestep_rpc.status import LoadStatus
 from acestep_rpc.torch_tensor import pack
 from acestep_rpc.v1 import encoder_pb2, encoder_pb2_grpc, lyrics_pb2_grpc, sampling_pb2, stage_pb2, stage_pb2_grpc, tensor_pb2
 from acestep_rpc.work import encode_features
@@ -149,6 +151,8 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
         self._adapters = adapters
         self._costs = costs
         self._backlog = backlog
+        self.load = LoadStatus(backlog.status)
+        """For those who watch it."""
         self._description = stage_pb2.DescribeResponse(
             stage="encoder",
             model_digest=digest,
@@ -183,6 +187,14 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
         description.backlog_seconds = self._backlog.seconds
         return description
 
+    async def WatchStatus(
+        self, request: stage_pb2.WatchStatusRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> AsyncIterator[stage_pb2.WatchStatusResponse]:
+        """Load, as it changes."""
+        async with contextlib.aclosing(self.load.watch()) as statuses:
+            async for status in statuses:
+                yield status
+
 
 async def load(settings: Settings) -> Sequence[Registration]:
     """Load the weights in the stage's worker thread and build its services.
@@ -194,8 +206,7 @@ async def load(settings: Settings) -> Sequence[Registration]:
     worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
     encoder, lyric_tokenizer, digest, adapters, costs = await asyncio.get_running_loop().run_in_executor(worker, _load, settings)
     backlog = Backlog("encoder", settings.max_requests)
-    # WatchStatus: the base class answers UNIMPLEMENTED
-    stage = StageServicer(encoder, lyric_tokenizer, digest, adapters, costs, backlog)  # type: ignore[abstract]
+    stage = StageServicer(encoder, lyric_tokenizer, digest, adapters, costs, backlog)
     return (
         Registration(
             "acestep_rpc.v1.EncoderService",
@@ -205,7 +216,7 @@ async def load(settings: Settings) -> Sequence[Registration]:
         Registration(
             "acestep_rpc.v1.LyricsService", LyricsServicer(lyric_tokenizer, worker), lyrics_pb2_grpc.add_LyricsServiceServicer_to_server
         ),
-        Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server),
+        Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server, stage.load.drain),
         adapter_service.registration(adapters, worker),
     )
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from google.protobuf import timestamp_pb2
@@ -21,9 +21,9 @@ from acestep_rpc.errors import DeadlineExceeded, Overloaded
 from acestep_rpc.telemetry import BACKLOG_SECONDS, DEADLINE_MISSED, ETA_ERROR, REFUSED
 from acestep_rpc.v1 import music_pb2, stage_pb2
 from orchestrator.plan import Plan
-from orchestrator.predictions import STAGES, Prediction, predict_plan
+from orchestrator.predictions import Prediction, predict_plan
 from orchestrator.stage_facts import StageFacts
-from orchestrator.stages import Stages
+from orchestrator.stages import STAGES, Stages
 
 _PROGRESS_OF = {music_pb2.STAGE_ENCODE: 0, music_pb2.STAGE_SAMPLE: 1, music_pb2.STAGE_DECODE: 2}
 _TRANSIT_SECONDS = 0.5
@@ -108,10 +108,6 @@ def wait_seconds(
     return total
 
 
-def _one(stage: str) -> int:
-    return 1
-
-
 class Admission:
     """The orchestrator's door.
 
@@ -119,16 +115,15 @@ class Admission:
         stages: Who will do the work.
         max_requests: Requests under way; one more is refused.
         max_backlog_seconds: A request that would wait longer is refused.
-        replicas: How many there are of a stage.
     """
 
-    def __init__(self, stages: Stages, max_requests: int, max_backlog_seconds: float, replicas: Callable[[str], int] = _one) -> None:
+    def __init__(self, stages: Stages, max_requests: int, max_backlog_seconds: float) -> None:
         self.facts = StageFacts(stages, self._note)
         """What the stages last said of themselves."""
         self._foreign_seconds, self._noted_at = 0.0, -math.inf
         self._max_requests = max_requests
         self._max_backlog_seconds = max_backlog_seconds
-        self._replicas = replicas
+        self._replicas = stages.replicas
         self._under_way: set[Admitted] = set()
         self._pace = CostModel([({"seconds": 1.0}, 1.0)])
 

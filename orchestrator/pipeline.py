@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ async def generate(
     source: vae_pb2.EncodeAudioResponse | None = None,
     original: npt.NDArray[np.float32] | None = None,
     results: Results | None = None,
+    load: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> AsyncGenerator[music_pb2.GenerateEvent, None]:
     """Make the songs of a plan.
 
@@ -46,6 +47,7 @@ async def generate(
         source: Latents of the plan's source, if it has one.
         original: Samples [S, 2] of the source at the songs' rate, for a repaint that keeps them.
         results: Where the songs are kept; None: nowhere.
+        load: Predicted seconds of work of the encoder, the diffusion and the vae stage.
     Yields:
         accepted, progress and audio chunks, completed. A song that cannot be written in the wanted format is wav, and the result says so.
     Raises:
@@ -60,11 +62,11 @@ async def generate(
     clock.lap("queued")
 
     yield events.progress(music_pb2.STAGE_ENCODE, 0, 1)
-    encoded = await _encode(encode_request(plan), "prompt", stages, deadline)
+    encoded = await _encode(encode_request(plan), "prompt", stages, deadline, load[0])
     target = None
     lyric_changes: list[music_pb2.LyricChange] = []
     if isinstance(plan.task, Edit):
-        target = await _encode(encode_target_request(plan, plan.task), "edit.target", stages, deadline)
+        target = await _encode(encode_target_request(plan, plan.task), "edit.target", stages, deadline, load[0])
         lyric_changes = await asyncio.to_thread(diff_lyrics, plan.lyrics, plan.task.lyrics)
     preprocess_seconds = clock.lap("encode")
     yield events.progress(music_pb2.STAGE_ENCODE, 1, 1, 0.0)
@@ -73,7 +75,7 @@ async def generate(
     latents: list[tensor_pb2.Tensor] = []
     pace = _Pace()
     with _internal("diffusion"):
-        async with contextlib.aclosing(stages.sample(request, deadline)) as responses:
+        async with contextlib.aclosing(stages.sample(request, deadline, load[1])) as responses:
             async for response in responses:
                 step, total = response.progress.step, response.progress.total_steps
                 if response.WhichOneof("event") == "progress":
@@ -96,7 +98,7 @@ async def generate(
             decode_request = vae_pb2.DecodeLatentsRequest(latents=latents[variant_index], sample_rate=plan.sample_rate)
             try:
                 with _internal("vae"):
-                    async with contextlib.aclosing(stages.decode(decode_request, deadline)) as pieces:
+                    async with contextlib.aclosing(stages.decode(decode_request, deadline, load[2] / len(latents))) as pieces:
                         async for piece in pieces:
                             for chunk in await asyncio.to_thread(file.add, piece):
                                 yield events.stamp(audio_chunk=chunk)
@@ -136,10 +138,10 @@ def _splice(plan: Plan, source: vae_pb2.EncodeAudioResponse | None, original: np
 
 
 async def _encode(
-    request: encoder_pb2.EncodePromptRequest, prompt: str, stages: Stages, deadline: float | None
+    request: encoder_pb2.EncodePromptRequest, prompt: str, stages: Stages, deadline: float | None, seconds: float
 ) -> encoder_pb2.EncodePromptResponse:
     try:
-        return await stages.encode(request, deadline)
+        return await stages.encode(request, deadline, seconds)
     except InvalidRequest as error:  # the caller's texts: the field names are to be those of the caller's message
         fields = [
             (field if field.startswith("adapters") else f"{prompt}.{field.removeprefix('prompt.')}", text)

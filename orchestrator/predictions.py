@@ -25,8 +25,6 @@ from orchestrator.plan import Plan
 from orchestrator.tasks import AudioToAudio, Edit, Extend, Repaint, Retake, TextToMusic
 
 SAMPLE_RATE = 44100
-STAGES = ("encoder", "diffusion", "vae")
-"""In the order of a request's way, which is that of Stages.describe."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
             if results is not None:
                 await self._jobs.claim(planned.request_id)
             history = []
-            made = accompany(generate(planned, self._stages, deadline, source, original, results), admitted, deadline)
+            made = accompany(generate(planned, self._stages, deadline, source, original, results, admitted.load), admitted, deadline)
             async with contextlib.aclosing(made) as events:
                 async for event in events:
                     kind = event.WhichOneof("event")

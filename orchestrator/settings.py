@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from acestep_rpc.settings import ServerSettings, SettingsError
+from orchestrator.discovery import check_address
 
 PREFIX = "ACESTEP_ORCHESTRATOR_"
 
@@ -13,11 +14,12 @@ class Settings(ServerSettings):
     """Either the targets of the three stages, or embedded and a checkpoint. See ServerSettings for the rest."""
 
     encoder: str = ""
-    """Target of the encoder stage, as "127.0.0.1:50051"."""
+    """Where the encoder stage is: "host:port" or several, separated by commas; "dns:///name:port", all addresses of the name;
+    "k8s:///namespace/service:port", the endpoints of a Kubernetes service."""
     diffusion: str = ""
-    """Target of the diffusion stage."""
+    """Where the diffusion stage is; see encoder."""
     vae: str = ""
-    """Target of the vae stage."""
+    """Where the vae stage is; see encoder."""
     embedded: bool = False
     """Run the stages in this process."""
     checkpoint: Path | None = None
@@ -87,6 +89,9 @@ class Settings(ServerSettings):
                 raise SettingsError(f"{', '.join(given)} must not be set when {PREFIX}EMBEDDED is true: the stages run in this process")
         elif missing:
             raise SettingsError(f"{', '.join(missing)} must be set unless {PREFIX}EMBEDDED is true")
+        for name, target in targets.items():
+            if target:
+                check_address(PREFIX + name, target)
         for name in ("checkpoint", "adapters", "warm_adapters"):
             if not self.embedded and getattr(self, name):
                 raise SettingsError(f"{PREFIX}{name.upper()} must not be set unless {PREFIX}EMBEDDED is true: the stages have their own")

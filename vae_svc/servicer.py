@@ -21,6 +21,7 @@ import torch
 from acestep_rpc.admission import Backlog, Memory, Pending
 from acestep_rpc.errors import InvalidRequest, ShapeTooLarge, StageError
 from acestep_rpc.server import Registration
+from acestep_rpc.status import LoadStatus
 from acestep_rpc.telemetry import COST_ERROR, REAL_TIME_FACTOR, STAGE_SECONDS, log
 from acestep_rpc.torch_tensor import pack, unpack
 from acestep_rpc.tracing import annotate
@@ -243,6 +244,8 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
     def __init__(self, codec: Codec, digest: str, dtype: torch.dtype, settings: Settings, costs: CodecCosts, backlog: Backlog) -> None:
         self._costs = costs
         self._backlog = backlog
+        self.load = LoadStatus(backlog.status)
+        """For those who watch it."""
         self._response = stage_pb2.DescribeResponse(
             stage="vae",
             model_digest=digest,
@@ -267,6 +270,14 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
         response.backlog_seconds = self._backlog.seconds
         return response
 
+    async def WatchStatus(
+        self, request: stage_pb2.WatchStatusRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[stage_pb2.WatchStatusResponse]:
+        """Load, as it changes."""
+        async with contextlib.aclosing(self.load.watch()) as statuses:
+            async for status in statuses:
+                yield status
+
 
 async def load(settings: Settings) -> Sequence[Registration]:
     """Load the weights in the stage's worker thread and build its services."""
@@ -286,15 +297,14 @@ async def load(settings: Settings) -> Sequence[Registration]:
     backlog = Backlog("vae", settings.max_requests)
     log("weights_loaded", stage="vae", device=str(device), dtype=str(dtype), digest=loaded.model_digest)
     log("costs_measured", stage="vae", coefficients=costs.decode.coefficients)
-    # WatchStatus: the base class answers UNIMPLEMENTED
-    stage = StageServicer(loaded.codec, loaded.model_digest, dtype, settings, costs, backlog)  # type: ignore[abstract]
+    stage = StageServicer(loaded.codec, loaded.model_digest, dtype, settings, costs, backlog)
     return (
         Registration(
             "acestep_rpc.v1.VaeService",
             VaeServicer(loaded.codec, worker, settings, costs, backlog, memory),
             vae_pb2_grpc.add_VaeServiceServicer_to_server,
         ),
-        Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server),
+        Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server, stage.load.drain),
     )
 
 

@@ -78,7 +78,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     stage.add_argument("--warm-adapters", metavar="NAME,NAME,...", help="adapters to load at the start (default: on first use)")
     remote = parser.add_argument_group("orchestrator")
     for name in _TARGETS:
-        remote.add_argument(f"--{name}", metavar="HOST:PORT", help=f"where the {name} stage listens")
+        remote.add_argument(
+            f"--{name}",
+            metavar="HOST:PORT,...",
+            help=f"where the {name} stage listens; also dns:///NAME:PORT, k8s:///NAMESPACE/SERVICE:PORT",
+        )
     kept = parser.add_argument_group("orchestrator, --embedded")
     kept.add_argument(
         "--data", type=Path, metavar="DIR", help="folder for jobs, songs and uploads (default: a temporary one; jobs end with the server)"

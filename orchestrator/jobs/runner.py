@@ -185,7 +185,7 @@ class Runner:
         history: list[Entry] = []
         with self._admission.enter(planned, self._admission.estimate(planned, frames, descriptions)) as admitted:
             source, original = await self._sources.of_task(planned.task, planned.sample_rate, None)
-            made = accompany(generate(planned, self._stages, None, source, original, results), admitted)
+            made = accompany(generate(planned, self._stages, None, source, original, results, admitted.load), admitted)
             async with contextlib.aclosing(made) as events:
                 async for event in events:
                     match event.WhichOneof("event"):

@@ -8,7 +8,7 @@ import torch
 from prometheus_client import REGISTRY
 from safetensors.torch import save_file
 
-from acestep_rpc.errors import InvalidRequest, NotFound, Unimplemented
+from acestep_rpc.errors import InvalidRequest, NotFound
 from acestep_rpc.inprocess import InProcessStub
 from acestep_rpc.server import serve
 from acestep_rpc.torch_tensor import unpack
@@ -205,10 +205,10 @@ async def test_the_stage_describes_itself(stubs):
     assert description.versions["torch"] == torch.__version__
 
 
-async def test_status_is_not_built_yet(stubs):
-    with pytest.raises(Unimplemented):
-        async for _ in stubs["acestep_rpc.v1.StageService"].WatchStatus(stage_pb2.WatchStatusRequest()):
-            pass
+async def test_the_status_tells_the_load(stubs):
+    statuses = stubs["acestep_rpc.v1.StageService"].WatchStatus(stage_pb2.WatchStatusRequest())
+    assert await anext(statuses) == stage_pb2.WatchStatusResponse()
+    await statuses.aclose()
 
 
 async def test_it_serves_over_the_network(checkpoint):
