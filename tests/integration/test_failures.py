@@ -93,10 +93,12 @@ async def test_cancelling_reaches_the_step_loop(system, music):
     while system.stage("diffusion").metric("acestep_requests_total", **cancelled) == before:
         assert time.monotonic() < deadline, "the stage never heard of it"
         await asyncio.sleep(0.1)
-    await asyncio.sleep(1.0)  # the forward that was under way
-    steps = await steps_done(system)
-    await asyncio.sleep(1.0)
-    assert await steps_done(system) == steps
+    heard = steps = await steps_done(system)
+    while True:
+        await asyncio.sleep(1.0)
+        if steps == (steps := await steps_done(system)):
+            break
+        assert steps <= heard + 1  # the forward that was under way
     assert (await generate(music, song_request())).file()
 
 
