@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from acestep_rpc import tracing
 from acestep_rpc.client_security import ClientSecurity, SecuredChannel
 from acestep_rpc.errors import DeadlineExceeded, StageUnavailable, from_rpc_error
 from acestep_rpc.server import KEEPALIVE_MILLISECONDS, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
@@ -44,12 +45,11 @@ def connect(target: str, security: ClientSecurity | None = None) -> grpc.aio.Cha
     return grpc.aio.insecure_channel(target, options=_OPTIONS)
 
 
-def with_request_id(metadata: Metadata | None) -> Metadata:
-    """The metadata, and the running task's request id unless one is in it."""
-    pairs = tuple(metadata or ())
-    if request_id.get() and all(key != REQUEST_ID_KEY for key, _ in pairs):
-        return (*pairs, (REQUEST_ID_KEY, request_id.get()))
-    return pairs
+def with_origin(metadata: Metadata | None) -> Metadata:
+    """The metadata, and the running task's request id and span unless they are in it."""
+    given = dict(metadata or ())
+    own = tracing.carried() | ({REQUEST_ID_KEY: request_id.get()} if request_id.get() else {})
+    return (*(metadata or ()), *((key, value) for key, value in own.items() if key not in given))
 
 
 class RemoteStub:
@@ -86,7 +86,7 @@ class RemoteStub:
             async def finish() -> Any:
                 await self._wait_until_ready(name, deadline)
                 try:
-                    return await method(request, timeout=_remaining(name, deadline), metadata=with_request_id(metadata))
+                    return await method(request, timeout=_remaining(name, deadline), metadata=with_origin(metadata))
                 except grpc.aio.AioRpcError as error:
                     raise from_rpc_error(error) from error
 
@@ -100,7 +100,7 @@ class RemoteStub:
 
             async def receive() -> AsyncIterator[Any]:
                 await self._wait_until_ready(name, deadline)
-                responses = method(request, timeout=_remaining(name, deadline), metadata=with_request_id(metadata))
+                responses = method(request, timeout=_remaining(name, deadline), metadata=with_origin(metadata))
                 try:
                     async for response in responses:
                         yield response

@@ -43,6 +43,11 @@ class AcestepError(Exception):
         """google.rpc detail messages for the wire."""
         return ()
 
+    @property
+    def pushback_milliseconds(self) -> int | None:
+        """How long a client's automatic retry waits; None: it is its own affair."""
+        return None
+
 
 class InvalidRequest(AcestepError):
     """One or more fields are out of their range.
@@ -183,6 +188,11 @@ class Overloaded(_WithRetry):
     def details(self) -> Sequence[Message]:
         """An ErrorInfo and a RetryInfo."""
         return (error_details_pb2.ErrorInfo(reason="OVERLOADED", domain=DOMAIN), *super().details())
+
+    @property
+    def pushback_milliseconds(self) -> int:
+        """As the RetryInfo says."""
+        return round(self.retry_after_seconds * 1000)
 
 
 class QuotaExceeded(AcestepError):

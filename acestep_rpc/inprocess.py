@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from acestep_rpc.channels import Metadata, with_request_id
+from acestep_rpc.channels import Metadata, with_origin
 from acestep_rpc.errors import DeadlineExceeded
 from acestep_rpc.telemetry import observe_call
 
@@ -80,7 +80,7 @@ def _single_call(service: str, name: str, handler: Any) -> Callable[..., asyncio
     behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
 
     def call(request: Any, *, timeout: float | None = None, metadata: Metadata | None = None) -> asyncio.Task[Any]:
-        context = InProcessContext(None if timeout is None else time.monotonic() + timeout, with_request_id(metadata))
+        context = InProcessContext(None if timeout is None else time.monotonic() + timeout, with_origin(metadata))
 
         async def respond() -> Any:
             with observe_call(service, name, context):
@@ -96,7 +96,7 @@ def _stream_call(service: str, name: str, handler: Any) -> Callable[..., AsyncIt
     behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
     def call(request: Any, *, timeout: float | None = None, metadata: Metadata | None = None) -> AsyncIterator[Any]:
-        context = InProcessContext(None if timeout is None else time.monotonic() + timeout, with_request_id(metadata))
+        context = InProcessContext(None if timeout is None else time.monotonic() + timeout, with_origin(metadata))
         received: asyncio.Queue[Any] = asyncio.Queue()
         room = asyncio.Semaphore(_READ_AHEAD)
         end = object()

@@ -22,6 +22,7 @@ from acestep_rpc.errors import AcestepError, Overloaded, StageUnavailable, to_st
 from acestep_rpc.settings import ServerSettings
 from acestep_rpc.telemetry import configure_logging, log, observe_call
 from acestep_rpc.tls import check_client, server_credentials
+from acestep_rpc.tracing import configure_tracing
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """Largest message. The largest there is: conditioning of 4096 lyric tokens, full and null, 1024 wide in float32: 32 MiB, and its
@@ -35,6 +36,8 @@ MAX_METADATA_BYTES = 16 * 1024
 
 MAX_STREAMS_PER_CONNECTION = 256
 """Calls at a time on one connection; further ones wait at the client."""
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+"""Trailing metadata that tells clients with a retry policy how long to wait."""
 
 _FLUSH_SECONDS = 0.5  # after the last call ended: its last bytes, and the health watchers that never end by themselves
 
@@ -68,11 +71,13 @@ class Registration:
         full_name: As "acestep_rpc.v1.EncoderService".
         servicer: Implements its generated base class; responses in streams come from async generators.
         add: The generated add_..._to_server.
+        drain: Called when the server begins to drain, after it stopped admitting.
     """
 
     full_name: str
     servicer: object
     add: Callable[[Any, grpc.aio.Server], None]
+    drain: Callable[[], None] | None = None
 
 
 class RunningServer:
@@ -81,6 +86,7 @@ class RunningServer:
     def __init__(self, settings: ServerSettings, guard: Guard | None = None) -> None:
         self._settings = settings
         self._gate = _Gate(settings.max_concurrent_calls, settings.tls_allowed_clients, guard)
+        self._registrations: Sequence[Registration] = ()
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(interceptors=(self._gate,), options=(*_OPTIONS, *_connection_age(settings)))
         address = f"{settings.host}:{settings.port}"
@@ -106,6 +112,7 @@ class RunningServer:
 
     async def start(self, registrations: Sequence[Registration]) -> None:
         """Serve the registrations beside health and reflection, then write the ready file."""
+        self._registrations = registrations
         for registration in registrations:
             registration.add(registration.servicer, self._server)
             await self._health.set(registration.full_name, health_pb2.HealthCheckResponse.SERVING)
@@ -124,6 +131,9 @@ class RunningServer:
             self._settings.ready_file.unlink(missing_ok=True)
         await self._health.enter_graceful_shutdown()
         self._gate.draining = True
+        for registration in self._registrations:
+            if registration.drain is not None:
+                registration.drain()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._gate.idle.wait(), drain_seconds)
         log("stopped", cancelled_calls=self._gate.running)
@@ -182,6 +192,7 @@ def run(
     """
     configure_logging(service)
     try:
+        configure_tracing(service)
         asyncio.run(_run_until_signal(settings, build, before_draining, close, guard))
     except (ServerError, ValueError) as error:  # ValueError: a checkpoint or a setting that the stage refuses
         log("cannot_start", level=logging.ERROR, reason=str(error))
@@ -222,6 +233,16 @@ async def _write(context: Any, response: Any) -> None:
         await context.write(response)
     except grpc.aio.InternalError as error:  # the caller went away with the message on its way
         raise asyncio.CancelledError from error
+
+
+def _wire_status(error: AcestepError) -> grpc.Status:
+    """The status, and for gRPC's own retries when to try again."""
+    status: Any = rpc_status.to_status(to_status(error))
+    pushback = error.pushback_milliseconds
+    if pushback is not None:
+        status = status._replace(trailing_metadata=(*status.trailing_metadata, (PUSHBACK_KEY, str(pushback))))
+    wire: grpc.Status = status
+    return wire
 
 
 def _write_ready_file(path: Path, content: dict[str, int]) -> None:
@@ -278,7 +299,7 @@ class _Gate(grpc.aio.ServerInterceptor):
                             await _write(context, response)
                     return None
             except AcestepError as error:
-                await context.abort_with_status(rpc_status.to_status(to_status(error)))
+                await context.abort_with_status(_wire_status(error))
             finally:
                 self.running -= 1
                 if self.running == 0:

@@ -1,4 +1,4 @@
-"""Metrics, one-line JSON logs and the request id; `observe_call` puts all three around one call, served by network or in process."""
+"""Metrics, one-line JSON logs and the request id; `observe_call` puts them, and a span, around one call."""
 
 import asyncio
 import contextlib
@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
+from acestep_rpc import tracing
 from acestep_rpc.errors import AcestepError, StageError, Unimplemented
 
 REQUEST_ID_KEY = "x-request-id"
@@ -47,6 +48,24 @@ REAL_TIME_FACTOR = Histogram(
     ["stage"],
     buckets=(0.01, 0.03, 0.1, 0.3, 1, 2, 4, 8, 16, 32, 64, 128, 256),
 )
+
+BACKLOG_SECONDS = Gauge("acestep_backlog_seconds", "Predicted seconds of work accepted and not finished.", ["stage"])
+COST_ERROR = Histogram(
+    "acestep_cost_error_ratio",
+    "Predicted over measured seconds of a piece of work.",
+    ["stage"],
+    buckets=(0.1, 0.25, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 4, 10),
+)
+ETA_ERROR = Histogram(
+    "acestep_eta_error_seconds", "Distance of a request's end from the estimate that it was accepted with.", buckets=_SECONDS
+)
+CANCELLED_DEVICE_SECONDS = Counter("acestep_cancelled_device_seconds", "Device time of requests that did not come to their end.")
+CACHE_LOOKUPS = Counter("acestep_cache_lookups", "Requests that a cache was asked for, by what it answered.", ["cache", "outcome"])
+POOL_REPLICAS = Gauge("acestep_pool_replicas", "Replicas of a stage that the orchestrator knows, by state.", ["stage", "state"])
+POOL_BACKLOG_SECONDS = Gauge("acestep_pool_backlog_seconds", "Predicted seconds of work of all replicas of a stage.", ["stage"])
+STAGE_RETRIES = Counter("acestep_stage_retries", "Calls to a stage that were made again.", ["stage"])
+REFUSED = Counter("acestep_refused", "Requests refused for want of room or time, by reason.", ["reason"])
+DEADLINE_MISSED = Counter("acestep_deadline_missed", "Accepted requests that were not done at their deadline.")
 
 JOBS = Counter("acestep_job_attempts", "Attempts at jobs that ended, by outcome.", ["outcome"])
 WEBHOOKS = Counter("acestep_webhook_calls", "Calls on completion of jobs, by outcome.", ["outcome"])
@@ -110,6 +129,8 @@ class JsonFormatter(logging.Formatter):
             line["request_id"] = request_id.get()
         if tenant.get():
             line["tenant"] = tenant.get()
+        if trace_id := tracing.trace_id():
+            line["trace_id"] = trace_id
         line.update(getattr(record, "fields", {"logger": record.name}))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
@@ -151,6 +172,8 @@ def observe_call(service: str, method: str, context: CallContext, at_edge: bool 
     start = time.monotonic()
     code, level, cause = "OK", logging.INFO, None
     message: str | None = None
+    span = contextlib.ExitStack()
+    call = span.enter_context(tracing.call_span(service, method, context.invocation_metadata() or (), request_id.get()))
     try:
         try:
             yield
@@ -176,6 +199,8 @@ def observe_call(service: str, method: str, context: CallContext, at_edge: bool 
             TENANT_REQUESTS.labels(tenant_label(), code).inc()
         problem = {} if message is None else {"error": message}
         log("request", level=level, exception=cause, method=f"{service}/{method}", code=code, seconds=round(seconds, 6), **problem)
+        tracing.end_call(call, code, message)
+        span.close()
         request_id.reset(token)
         tenant.reset(tenant_token)
 

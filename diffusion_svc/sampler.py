@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from acestep_rpc.errors import AcestepError, ShapeTooLarge, StageError
+from acestep_rpc.work import NOTHING, Work, totals_left
 from diffusion_svc.adapters import Adaptation
 from diffusion_svc.branch_prompts import BranchPrompt, branch_prompts
 from diffusion_svc.model.low_rank import Updates
@@ -21,6 +22,7 @@ from diffusion_svc.sampling.denoising import Evaluation, Task
 from diffusion_svc.sampling.guidance import Branch
 from diffusion_svc.sampling.params import SamplingParams
 from diffusion_svc.sampling.solvers import NoiseSource, seeded_noise
+from diffusion_svc.song_work import song_work
 from diffusion_svc.tasks import ConditionStates, Edit, Retake, TaskSpec, TextToMusic, build_task, build_task_schedule, windows_of
 
 CACHED_SCHEDULES = 8  # schedules whose modulations are kept; 60 steps of the official model are 4 MB in float32
@@ -55,6 +57,7 @@ class Song:
         weaken_null: Weaken the null branch in the transformer.
         num_windows: Parts that the task computes one after another, each over the whole schedule.
         updates: Low-rank updates of the request's adapters; None: none.
+        work_left: Work before each of its forwards, and after the last.
         pending: What the task waits for; empty once it is finished.
         rows: Rows that answer it, each once.
         answers: For each that is pending, which of the rows.
@@ -67,11 +70,13 @@ class Song:
     weaken_null: bool
     num_windows: int = 1
     updates: Updates | None = None
+    work_left: Sequence[Work] = (NOTHING,)
     pending: Sequence[Evaluation] = ()
     rows: Sequence[Row] = ()
     answers: Sequence[int] = ()
     result: Tensor | AcestepError | None = None
     steps_done: int = 0
+    forwards_done: int = 0
     evaluated_rows: int = 0
     device_seconds: float = 0.0
 
@@ -91,10 +96,17 @@ class Song:
         return sum(row.num_frames for row in self.rows)
 
     @property
-    def remaining_size(self) -> int:
-        """Rows x frames to the end, as if every step had all branches: a guess from above for most songs."""
-        rows = max(len(self.rows), len(self.contexts))
-        return (self.total_steps - self.steps_done) * rows * self.num_frames if self.rows else 0
+    def step_work(self) -> Work:
+        """What the next forward takes for this song."""
+        if not self.rows:
+            return NOTHING
+        tokens = sum(row.num_frames * row.context.keys[0].shape[2] for row in self.rows)
+        return Work(1, len(self.rows), self.step_size, tokens)
+
+    @property
+    def remaining_work(self) -> Work:
+        """What all forwards to the end take for this song."""
+        return self.work_left[min(self.forwards_done, len(self.work_left) - 1)] if self.pending else NOTHING
 
     def wait_for(self, pending: Sequence[Evaluation]) -> None:
         """Take the evaluations to make next, and the rows that make them.
@@ -162,10 +174,11 @@ class Sampler:
         modulations = self._modulate(schedule.timesteps, adaptation)
         updates = adaptation.updates if adaptation else None
         weaken_null = request.params.use_erg_diffusion and not isinstance(spec, Edit)
+        work_left = totals_left(song_work(spec, request.params, contexts, weaken_null))
         songs = []
         for variant, seed in enumerate(request.seeds):
             task = build_task(spec, variant, seed, request.params, schedule, self._noise_of)
-            song = Song(task, contexts, modulations, weaken_null, len(windows_of(spec)), updates)
+            song = Song(task, contexts, modulations, weaken_null, len(windows_of(spec)), updates, work_left)
             self.resume(song, None)
             songs.append(song)
         return songs
@@ -195,6 +208,7 @@ class Sampler:
         of_row = iter(velocities)
         for song in songs:
             song.evaluated_rows += len(song.rows)
+            song.forwards_done += 1
             song.device_seconds += song.step_size * seconds_per_frame
             own = [next(of_row) for _ in song.rows]
             self.resume(song, [own[index] for index in song.answers])

@@ -14,14 +14,19 @@ import grpc.aio
 import torch
 
 from acestep_rpc import adapter_service
+from acestep_rpc.admission import Memory
+from acestep_rpc.cost import CostModel
 from acestep_rpc.errors import InvalidRequest, ShapeTooLarge
 from acestep_rpc.server import Registration
+from acestep_rpc.status import LoadStatus
 from acestep_rpc.telemetry import log
 from acestep_rpc.torch_tensor import pack, unpack
+from acestep_rpc.tracing import annotate
 from acestep_rpc.v1 import diffusion_pb2, diffusion_pb2_grpc, encoder_pb2, music_pb2, sampling_pb2, stage_pb2, stage_pb2_grpc
 from diffusion_svc.adapters import NAME, Adaptation, AdapterError, AdapterStore
 from diffusion_svc.batcher import Batcher, Progress
-from diffusion_svc.budget import Budget, forward_seconds, measure_budget
+from diffusion_svc.budget import Budget, forward_seconds, measure_budget, measure_forwards, timed_forward
+from diffusion_svc.memory import request_memory
 from diffusion_svc.model.config import TransformerConfig
 from diffusion_svc.model.transformer import Transformer
 from diffusion_svc.sampler import Sampler, SamplingRequest
@@ -90,6 +95,7 @@ class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
                     progress = diffusion_pb2.SampleProgress(step=event.step, total_steps=event.total_steps, batch_rows=event.batch_rows)
                     yield diffusion_pb2.SampleResponse(progress=progress)
                 else:
+                    annotate(device_seconds=event.device_seconds, evaluated_rows=event.evaluated_rows)
                     result = diffusion_pb2.SampleResult(
                         latents=[pack(latents) for latents in event.latents],
                         device_seconds=event.device_seconds,
@@ -113,10 +119,16 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
         digest: SHA-256 of its weights.
         adapters: What requests can name.
         sampling_defaults: What the checkpoint is best sampled with.
+        batcher: Knows what work costs and how much there is.
     """
 
-    def __init__(self, model: Transformer, digest: str, adapters: AdapterStore, sampling_defaults: sampling_pb2.SamplingParams) -> None:
+    def __init__(
+        self, model: Transformer, digest: str, adapters: AdapterStore, sampling_defaults: sampling_pb2.SamplingParams, batcher: Batcher
+    ) -> None:
         self._adapters = adapters
+        self._batcher = batcher
+        self.load = LoadStatus(self._status)
+        """For those who watch it."""
         self._response = stage_pb2.DescribeResponse(
             stage="diffusion",
             model_digest=digest,
@@ -135,12 +147,29 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
         )
 
     async def Describe(self, request: stage_pb2.DescribeRequest, context: grpc.aio.ServicerContext[Any, Any]) -> stage_pb2.DescribeResponse:
-        """Constant while the replica lives, but for the names in the adapter store."""
+        """Constant while the replica lives, but for the names in the adapter store, costs and backlog."""
         names = await asyncio.get_running_loop().run_in_executor(None, self._adapters.names)
         response = stage_pb2.DescribeResponse()
         response.CopyFrom(self._response)
         response.features["adapters"] = ",".join(names)
+        response.limits["forward_row_frames"] = self._batcher.forward_size
+        response.costs.add(name="forward", coefficients=self._batcher.coefficients)
+        response.backlog_seconds = self._batcher.backlog_seconds
         return response
+
+    async def WatchStatus(
+        self, request: stage_pb2.WatchStatusRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[stage_pb2.WatchStatusResponse]:
+        """Load, as it changes."""
+        async with contextlib.aclosing(self.load.watch()) as statuses:
+            async for status in statuses:
+                yield status
+
+    def _status(self) -> stage_pb2.WatchStatusResponse:
+        batcher = self._batcher
+        return stage_pb2.WatchStatusResponse(
+            backlog_seconds=batcher.backlog_seconds, running_rows=batcher.running_rows, waiting_requests=batcher.waiting_requests
+        )
 
 
 async def load(settings: Settings) -> Sequence[Registration]:
@@ -151,27 +180,29 @@ async def load(settings: Settings) -> Sequence[Registration]:
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
 
-    def read() -> tuple[Transformer, str, AdapterStore, Budget]:
+    def read() -> tuple[Transformer, str, AdapterStore, Budget, CostModel, Memory]:
         model = load_transformer(settings.checkpoint, device, dtype)
         adapters = AdapterStore(settings.adapters, model, settings.max_loaded_adapters)
         for name in settings.warm_adapters:
             adapters.load(name)
-        return model, model_digest(model), adapters, measure_budget(partial(forward_seconds, model), settings.step_seconds)
+        budget = measure_budget(partial(forward_seconds, model), settings.step_seconds)
+        cost = CostModel(measure_forwards(partial(timed_forward, model), budget.size))
+        return model, model_digest(model), adapters, budget, cost, request_memory(device, settings.memory_bytes)
 
     sampling_defaults = read_sampling_defaults(settings.checkpoint)
-    model, digest, adapters, budget = await asyncio.get_running_loop().run_in_executor(worker, read)
+    model, digest, adapters, budget, cost, memory = await asyncio.get_running_loop().run_in_executor(worker, read)
     log("weights_loaded", stage="diffusion", device=str(device), dtype=str(dtype), digest=digest, threads=torch.get_num_threads())
     log("budget_measured", stage="diffusion", row_frames=budget.size, step_seconds=round(budget.seconds, 4))
-    # WatchStatus: the base class answers UNIMPLEMENTED.
-    stage = StageServicer(model, digest, adapters, sampling_defaults)  # type: ignore[abstract]
-    batcher = Batcher(Sampler(model), worker, budget, settings.max_requests)
+    log("costs_measured", stage="diffusion", coefficients=cost.coefficients)
+    batcher = Batcher(Sampler(model), worker, budget, settings.max_requests, cost, memory)
+    stage = StageServicer(model, digest, adapters, sampling_defaults, batcher)
     return (
         Registration(
             "acestep_rpc.v1.DiffusionService",
             DiffusionServicer(batcher, model.config, adapters, worker),
             diffusion_pb2_grpc.add_DiffusionServiceServicer_to_server,
         ),
-        Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server),
+        Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server, stage.load.drain),
         adapter_service.registration(adapters, worker),
     )
 

@@ -5,19 +5,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from acestep_rpc.work import context_windows, extension_windows, merge_spans
 from diffusion_svc.sampling.audio_to_audio import audio_to_audio, build_reference_schedule
 from diffusion_svc.sampling.denoising import Task
 from diffusion_svc.sampling.edit import EditWindow, edit
 from diffusion_svc.sampling.params import SamplingParams, build_sampling_schedule
-from diffusion_svc.sampling.repaint import (
-    build_mask,
-    context_windows,
-    extend,
-    extension_noise_frames,
-    extension_windows,
-    merge_spans,
-    repaint,
-)
+from diffusion_svc.sampling.repaint import build_mask, extend, extension_noise_frames, repaint
 from diffusion_svc.sampling.schedule import Schedule, build_schedule
 from diffusion_svc.sampling.solvers import NoiseSource
 from diffusion_svc.sampling.text_to_music import retake, text_to_music

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from acestep_rpc.errors import StageError
+from acestep_rpc.telemetry import CACHE_LOOKUPS
 from encoder_svc import weights
 from encoder_svc.adapters import Adaptation
 from encoder_svc.cache import BoundedCache
@@ -72,6 +73,8 @@ class PromptEncoder:
         self.device = lyric_encoder.lyric_embs.weight.device
         self.dtype = lyric_encoder.lyric_embs.weight.dtype
         self._cache: BoundedCache[Conditioning] = BoundedCache(cache_bytes)
+        self.num_encoded = 0
+        """Prompts that were not found in the cache."""
 
     @classmethod
     def load(cls, checkpoint: Path, device: torch.device, dtype: torch.dtype, cache_bytes: int = 0) -> "PromptEncoder":
@@ -112,13 +115,19 @@ class PromptEncoder:
             negative_ids = tuple(self.text_tokenizer.encode(negative_tags, "prompt.negative_tags"))
         key = (tuple(text_ids), tuple(lyric_ids), null_condition, adaptation.key if adaptation else (), negative_ids)
         known = self._cache.get(key)
+        CACHE_LOOKUPS.labels("conditioning", "miss" if known is None else "hit").inc()
         if known is not None:
             return known
         conditioning = self._encode(text_ids, lyric_ids, null_condition, adaptation.updates if adaptation else None, negative_ids)
+        self.num_encoded += 1
         if not all(bool(tensor.isfinite().all()) for tensor in conditioning.tensors()):
             raise StageError("the encoder produced states that are not finite")
         self._cache.put(key, conditioning, sum(tensor.nbytes for tensor in conditioning.tensors()))
         return conditioning
+
+    def encode_afresh(self, tags: str, lyric_ids: Sequence[int], null_condition: NullCondition) -> Conditioning:
+        """Encode one prompt as `encode` does, past the cache."""
+        return self._encode(self.text_tokenizer.encode(tags), lyric_ids, null_condition, None, None)
 
     @torch.inference_mode()
     def _encode(

@@ -1,10 +1,11 @@
 """EncoderService and the encoder's StageService: messages to tensors and back."""
 
 import asyncio
+import contextlib
 import importlib.metadata
 import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,11 +13,15 @@ import grpc.aio
 import torch
 
 from acestep_rpc import adapter_service, telemetry
+from acestep_rpc.admission import Backlog
 from acestep_rpc.errors import InvalidRequest
 from acestep_rpc.server import Registration
+from acestep_rpc.status import LoadStatus
 from acestep_rpc.torch_tensor import pack
 from acestep_rpc.v1 import encoder_pb2, encoder_pb2_grpc, lyrics_pb2_grpc, sampling_pb2, stage_pb2, stage_pb2_grpc, tensor_pb2
+from acestep_rpc.work import encode_features
 from encoder_svc.adapters import NAME, AdapterError, AdapterStore
+from encoder_svc.costs import EncoderCosts, measure_costs
 from encoder_svc.encoder import Conditioning, NullCondition, PromptEncoder
 from encoder_svc.known_tags import KnownTags, ReadTags
 from encoder_svc.lyric_service import DEFAULT_RULES, LyricsServicer, lyric_lines, lyric_rules, read_lyrics
@@ -47,6 +52,8 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         lyric_tokenizer: Of the same checkpoint.
         adapters: What requests can name.
         worker: The stage's only thread for torch.
+        costs: What requests take.
+        backlog: Lets requests in.
         known_tags: Of the same checkpoint; None: it takes every text.
     """
 
@@ -56,8 +63,12 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         lyric_tokenizer: LyricTokenizer,
         adapters: AdapterStore,
         worker: ThreadPoolExecutor,
+        costs: EncoderCosts,
+        backlog: Backlog,
         known_tags: KnownTags | None = None,
     ) -> None:
+        self._costs = costs
+        self._backlog = backlog
         self._known_tags = known_tags
         self._encoder = encoder
         self._lyric_tokenizer = lyric_tokenizer
@@ -68,6 +79,10 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         self, request: encoder_pb2.EncodePromptRequest, context: grpc.aio.ServicerContext[object, object]
     ) -> encoder_pb2.EncodePromptResponse:
         """Tokenise, encode, pack; cancellation takes effect between the three."""
+        with self._backlog.admit(self._costs.seconds(request)):
+            return await self._encode_prompt(request)
+
+    async def _encode_prompt(self, request: encoder_pb2.EncodePromptRequest) -> encoder_pb2.EncodePromptResponse:
         _refuse_unknown_enum_value("null_condition", request.null_condition, encoder_pb2.NullCondition)
         _refuse_control_characters("prompt.tags", request.tags)
         _refuse_control_characters("prompt.negative_tags", request.negative_tags)
@@ -77,9 +92,10 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         tags, negative_tags = self._read_tags(request.tags, negative_tags)
         loop = asyncio.get_running_loop()
         lyrics = await loop.run_in_executor(self._worker, read_lyrics, self._lyric_tokenizer, request.lyrics, request.lyric_options)
-        null_condition = _NULL_CONDITIONS[request.null_condition]
+        if request.lyrics and lyrics.ids:
+            self._costs.lyric_tokens.observe({"characters": len(request.lyrics)}, len(lyrics.ids))
         conditioning = await loop.run_in_executor(
-            self._worker, self._encode, tags.text, lyrics, null_condition, selections, trained, negative_tags
+            self._worker, self._encode, tags.text, lyrics, request.null_condition, selections, trained, negative_tags
         )
         rules = lyric_rules(request.lyric_options)
         return await loop.run_in_executor(self._worker, _to_response, conditioning, lyrics, tags, rules)
@@ -98,24 +114,45 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         self,
         tags: str,
         lyrics: EncodedLyrics,
-        null_condition: NullCondition,
+        null_condition: encoder_pb2.NullCondition,
         selections: list[tuple[str, float]],
         use_trained_scale: set[str],
         negative_tags: str | None,
     ) -> Conditioning:
+        encoded, started = self._encoder.num_encoded, time.perf_counter()
         with telemetry.STAGE_SECONDS.labels("encoder").time():
             try:
                 adaptation = self._adapters.select(selections, use_trained_scale)
             except AdapterError as error:
                 raise InvalidRequest.from_violations([("adapters", str(error))]) from error
-            return self._encoder.encode(tags, lyrics.ids, null_condition, adaptation, negative_tags)
+            conditioning = self._encoder.encode(tags, lyrics.ids, _NULL_CONDITIONS[null_condition], adaptation, negative_tags)
+        if self._encoder.num_encoded > encoded:  # what was known says nothing
+            text_tokens, null_text = len(conditioning.text_hidden_states), conditioning.null_text_hidden_states
+            negative_tokens = 0 if negative_tags is None or null_text is None else len(null_text)
+            features = encode_features(null_condition, text_tokens, len(lyrics.ids), negative_tokens)
+            telemetry.COST_ERROR.labels("encoder").observe(self._costs.encode.observe(features, time.perf_counter() - started))
+            if tags:
+                self._costs.text_tokens.observe({"characters": len(tags)}, text_tokens)
+        return conditioning
 
 
 class StageServicer(stage_pb2_grpc.StageServiceServicer):
     """Describes the loaded encoder."""
 
-    def __init__(self, encoder: PromptEncoder, lyric_tokenizer: LyricTokenizer, digest: str, adapters: AdapterStore) -> None:
+    def __init__(
+        self,
+        encoder: PromptEncoder,
+        lyric_tokenizer: LyricTokenizer,
+        digest: str,
+        adapters: AdapterStore,
+        costs: EncoderCosts,
+        backlog: Backlog,
+    ) -> None:
         self._adapters = adapters
+        self._costs = costs
+        self._backlog = backlog
+        self.load = LoadStatus(backlog.status)
+        """For those who watch it."""
         self._description = stage_pb2.DescribeResponse(
             stage="encoder",
             model_digest=digest,
@@ -140,12 +177,23 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
     async def Describe(
         self, request: stage_pb2.DescribeRequest, context: grpc.aio.ServicerContext[object, object]
     ) -> stage_pb2.DescribeResponse:
-        """The same answer while the process lives, but for the names in the adapter store."""
+        """The same answer while the process lives, but for the names in the adapter store, costs and backlog."""
         names = await asyncio.get_running_loop().run_in_executor(None, self._adapters.names)
         description = stage_pb2.DescribeResponse()
         description.CopyFrom(self._description)
         description.features["adapters"] = ",".join(names)
+        for name in ("encode", "text_tokens", "lyric_tokens"):
+            description.costs.add(name=name, coefficients=getattr(self._costs, name).coefficients)
+        description.backlog_seconds = self._backlog.seconds
         return description
+
+    async def WatchStatus(
+        self, request: stage_pb2.WatchStatusRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> AsyncIterator[stage_pb2.WatchStatusResponse]:
+        """Load, as it changes."""
+        async with contextlib.aclosing(self.load.watch()) as statuses:
+            async for status in statuses:
+                yield status
 
 
 async def load(settings: Settings) -> Sequence[Registration]:
@@ -156,23 +204,24 @@ async def load(settings: Settings) -> Sequence[Registration]:
         AdapterError: The adapter store does not exist.
     """
     worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
-    encoder, lyric_tokenizer, digest, adapters = await asyncio.get_running_loop().run_in_executor(worker, _load, settings)
-    stage = StageServicer(encoder, lyric_tokenizer, digest, adapters)  # type: ignore[abstract]  # WatchStatus: the base class answers UNIMPLEMENTED
+    encoder, lyric_tokenizer, digest, adapters, costs = await asyncio.get_running_loop().run_in_executor(worker, _load, settings)
+    backlog = Backlog("encoder", settings.max_requests)
+    stage = StageServicer(encoder, lyric_tokenizer, digest, adapters, costs, backlog)
     return (
         Registration(
             "acestep_rpc.v1.EncoderService",
-            EncoderServicer(encoder, lyric_tokenizer, adapters, worker, KnownTags.load(settings.checkpoint)),
+            EncoderServicer(encoder, lyric_tokenizer, adapters, worker, costs, backlog, KnownTags.load(settings.checkpoint)),
             encoder_pb2_grpc.add_EncoderServiceServicer_to_server,
         ),
         Registration(
             "acestep_rpc.v1.LyricsService", LyricsServicer(lyric_tokenizer, worker), lyrics_pb2_grpc.add_LyricsServiceServicer_to_server
         ),
-        Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server),
+        Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server, stage.load.drain),
         adapter_service.registration(adapters, worker),
     )
 
 
-def _load(settings: Settings) -> tuple[PromptEncoder, LyricTokenizer, str, AdapterStore]:
+def _load(settings: Settings) -> tuple[PromptEncoder, LyricTokenizer, str, AdapterStore, EncoderCosts]:
     started = time.perf_counter()
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -187,7 +236,9 @@ def _load(settings: Settings) -> tuple[PromptEncoder, LyricTokenizer, str, Adapt
     adapters = AdapterStore(settings.adapters, encoder.lyric_encoder, settings.max_loaded_adapters)
     for name in settings.warm_adapters:
         adapters.load(name)
-    return encoder, lyric_tokenizer, digest, adapters
+    costs = measure_costs(encoder, lyric_tokenizer)
+    telemetry.log("costs_measured", stage="encoder", coefficients=costs.encode.coefficients)
+    return encoder, lyric_tokenizer, digest, adapters, costs
 
 
 def _version(package: str) -> str:

@@ -22,6 +22,8 @@ class Settings(ServerSettings):
     """Threads of one operation on the CPU; 0 leaves torch's choice, all cores."""
     cache_bytes: int = 256 << 20
     """Memory for the results of recent prompts; 0 keeps none."""
+    max_requests: int = 64
+    """Requests under way and waiting; one more is refused."""
     adapters: Path | None = None
     """Folder of adapters (LoRA), one folder each, that requests can name."""
     max_loaded_adapters: int = 4
@@ -35,6 +37,8 @@ class Settings(ServerSettings):
         for name in ("threads", "cache_bytes", "max_loaded_adapters"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{PREFIX}{name.upper()}={getattr(self, name)} is not allowed; allowed: 0 or more")
+        if self.max_requests < 1:
+            raise SettingsError(f"{PREFIX}MAX_REQUESTS={self.max_requests} is not allowed; allowed: 1 or more")
         if self.warm_adapters and (self.adapters is None or len(self.warm_adapters) > self.max_loaded_adapters):
             allowed = f"with {PREFIX}ADAPTERS, and at most {PREFIX}MAX_LOADED_ADAPTERS ({self.max_loaded_adapters})"
             raise SettingsError(f"{PREFIX}WARM_ADAPTERS={','.join(self.warm_adapters)!r} is not allowed; allowed: {allowed}")

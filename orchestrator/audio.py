@@ -8,9 +8,11 @@ S samples.
 
 import contextlib
 import io
+import math
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -219,6 +221,12 @@ class SoundFileWriter:
         with _encoding():
             self._file.close()
         return self._bytes.getvalue()
+
+
+def num_latent_frames(file: Path) -> int:
+    """Latent frames that the codec makes of an audio file, from the file's own account of itself."""
+    duration_seconds: float = soundfile.info(str(file)).duration
+    return math.ceil(duration_seconds * 44100 / 4096)
 
 
 @contextlib.contextmanager

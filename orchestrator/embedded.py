@@ -35,11 +35,15 @@ async def load(
     )
     stubs = [{registration.full_name: InProcessStub(registration.servicer) for registration in stage} for stage in registrations]
     encoder, diffusion, vae = stubs
+
+    async def adapter_stubs(deadline: float | None) -> list[InProcessStub]:
+        return [stage["acestep_rpc.v1.AdapterService"] for stage in (encoder, diffusion)]
+
     return Stages(
         encoder=encoder["acestep_rpc.v1.EncoderService"],
         diffusion=diffusion["acestep_rpc.v1.DiffusionService"],
         vae=vae["acestep_rpc.v1.VaeService"],
         describers=[stage["acestep_rpc.v1.StageService"] for stage in stubs],
-        adapters=[stage["acestep_rpc.v1.AdapterService"] for stage in (encoder, diffusion)],
+        adapters=adapter_stubs,
         lyrics=encoder["acestep_rpc.v1.LyricsService"],
     )

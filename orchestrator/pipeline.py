@@ -6,13 +6,14 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from acestep_rpc.errors import InvalidRequest, StageError
 from acestep_rpc.telemetry import REAL_TIME_FACTOR, STAGE_SECONDS, TENANT_AUDIO_SECONDS, log, request_id, tenant, tenant_label
+from acestep_rpc.tracing import annotate
 from acestep_rpc.v1 import encoder_pb2, music_pb2, tensor_pb2, vae_pb2
 from orchestrator.audio import EncodingFailed
 from orchestrator.lyric_diff import diff_lyrics
@@ -33,6 +34,7 @@ async def generate(
     source: vae_pb2.EncodeAudioResponse | None = None,
     original: npt.NDArray[np.float32] | None = None,
     results: Results | None = None,
+    load: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> AsyncGenerator[music_pb2.GenerateEvent, None]:
     """Make the songs of a plan.
 
@@ -45,6 +47,7 @@ async def generate(
         source: Latents of the plan's source, if it has one.
         original: Samples [S, 2] of the source at the songs' rate, for a repaint that keeps them.
         results: Where the songs are kept; None: nowhere.
+        load: Predicted seconds of work of the encoder, the diffusion and the vae stage.
     Yields:
         accepted, progress and audio chunks, completed. A song that cannot be written in the wanted format is wav, and the result says so.
     Raises:
@@ -59,11 +62,11 @@ async def generate(
     clock.lap("queued")
 
     yield events.progress(music_pb2.STAGE_ENCODE, 0, 1)
-    encoded = await _encode(encode_request(plan), "prompt", stages, deadline)
+    encoded = await _encode(encode_request(plan), "prompt", stages, deadline, load[0])
     target = None
     lyric_changes: list[music_pb2.LyricChange] = []
     if isinstance(plan.task, Edit):
-        target = await _encode(encode_target_request(plan, plan.task), "edit.target", stages, deadline)
+        target = await _encode(encode_target_request(plan, plan.task), "edit.target", stages, deadline, load[0])
         lyric_changes = await asyncio.to_thread(diff_lyrics, plan.lyrics, plan.task.lyrics)
     preprocess_seconds = clock.lap("encode")
     yield events.progress(music_pb2.STAGE_ENCODE, 1, 1, 0.0)
@@ -72,7 +75,7 @@ async def generate(
     latents: list[tensor_pb2.Tensor] = []
     pace = _Pace()
     with _internal("diffusion"):
-        async with contextlib.aclosing(stages.sample(request, deadline)) as responses:
+        async with contextlib.aclosing(stages.sample(request, deadline, load[1])) as responses:
             async for response in responses:
                 step, total = response.progress.step, response.progress.total_steps
                 if response.WhichOneof("event") == "progress":
@@ -95,7 +98,7 @@ async def generate(
             decode_request = vae_pb2.DecodeLatentsRequest(latents=latents[variant_index], sample_rate=plan.sample_rate)
             try:
                 with _internal("vae"):
-                    async with contextlib.aclosing(stages.decode(decode_request, deadline)) as pieces:
+                    async with contextlib.aclosing(stages.decode(decode_request, deadline, load[2] / len(latents))) as pieces:
                         async for piece in pieces:
                             for chunk in await asyncio.to_thread(file.add, piece):
                                 yield events.stamp(audio_chunk=chunk)
@@ -118,6 +121,7 @@ async def generate(
     REAL_TIME_FACTOR.labels("orchestrator").observe(audio_seconds / clock.total())
     if tenant.get():
         TENANT_AUDIO_SECONDS.labels(tenant_label()).inc(audio_seconds)
+    annotate(songs=len(songs), audio_seconds=audio_seconds)
     log("generated", songs=len(songs), audio_seconds=audio_seconds, seconds=round(clock.total(), 3))
     lines = (target or encoded).lines
     warnings = _warnings(encoded) if target is None else _warnings(target) + [f"source: {warning}" for warning in _warnings(encoded)]
@@ -136,10 +140,10 @@ def _splice(plan: Plan, source: vae_pb2.EncodeAudioResponse | None, original: np
 
 
 async def _encode(
-    request: encoder_pb2.EncodePromptRequest, prompt: str, stages: Stages, deadline: float | None
+    request: encoder_pb2.EncodePromptRequest, prompt: str, stages: Stages, deadline: float | None, seconds: float
 ) -> encoder_pb2.EncodePromptResponse:
     try:
-        return await stages.encode(request, deadline)
+        return await stages.encode(request, deadline, seconds)
     except InvalidRequest as error:  # the caller's texts: the field names are to be those of the caller's message
         fields = [
             (field if field.startswith("adapters") else f"{prompt}.{field.removeprefix('prompt.')}", text)

@@ -56,6 +56,7 @@ class Plan:
         audio_format: Never unspecified.
         sample_rate: In Hz.
         keep_results: Keep the songs on the server.
+        priority: Its class, never unspecified.
     """
 
     request_id: str
@@ -71,6 +72,7 @@ class Plan:
     audio_format: music_pb2.AudioFormat
     sample_rate: int
     keep_results: bool
+    priority: music_pb2.Priority = music_pb2.PRIORITY_NORMAL
 
 
 def plan(
@@ -128,6 +130,7 @@ def plan(
         audio_format=audio_format,
         sample_rate=sample_rate,
         keep_results=request.keep_results,
+        priority=request.priority or music_pb2.PRIORITY_NORMAL,
     )
 
 
@@ -260,7 +263,6 @@ def _adapters(request: music_pb2.GenerateRequest, problems: Problems) -> tuple[s
 def _refuse_what_is_not_built(request: music_pb2.GenerateRequest) -> None:
     not_built = {
         "output.preview": request.output.HasField("preview"),
-        "priority other than NORMAL": request.priority not in (music_pb2.PRIORITY_UNSPECIFIED, music_pb2.PRIORITY_NORMAL),
     }
     for what, asked in not_built.items():
         if asked:

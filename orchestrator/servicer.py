@@ -11,9 +11,10 @@ from google.longrunning import operations_pb2
 
 import acestep_rpc
 from acestep_rpc import telemetry
-from acestep_rpc.errors import InvalidRequest
+from acestep_rpc.errors import InvalidRequest, StageUnavailable
 from acestep_rpc.v1 import music_pb2, music_pb2_grpc, sampling_pb2
 from orchestrator import plan
+from orchestrator.admission import accompany, finish_time
 from orchestrator.jobs.job import entry, job_id, to_operation
 from orchestrator.jobs.service import Jobs
 from orchestrator.limits import LIMITS
@@ -41,26 +42,43 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
     ) -> AsyncGenerator[music_pb2.GenerateEvent, None]:
         """Plan, then run the pipeline for as long as the caller listens."""
         deadline = _deadline(context)
-        defaults = await self._stages.sampling_defaults(deadline)
+        descriptions = await self._jobs.admission.facts.get(deadline)
         request = self._jobs.quotas.with_priority(request)
-        planned = plan.plan(request, self._seed_source, telemetry.request_id.get(), defaults)
+        planned = plan.plan(request, self._seed_source, telemetry.request_id.get(), descriptions[1].sampling_defaults)
         telemetry.request_id.set(planned.request_id)  # from here on, in this call's task and in the stages
-        source, original = await self._sources.of_task(planned.task, planned.sample_rate, deadline)
-        results = self._sources.results if planned.keep_results else None
-        if results is not None:
-            await self._jobs.claim(planned.request_id)
-        history = []
-        async with (
-            self._jobs.quotas.request(song_seconds(planned.task, source) * len(planned.seeds)),
-            contextlib.aclosing(generate(planned, self._stages, deadline, source, original, results)) as events,
-        ):
-            async for event in events:
-                kind = event.WhichOneof("event")
-                if results is not None and kind != "progress":
-                    history.append(entry(event))
-                if results is not None and kind == "completed":
-                    await self._jobs.add_finished(request, planned, history)
-                yield event
+        frames = await self._sources.num_frames(planned.task, descriptions[2].model_digest)
+        with self._jobs.admission.admit(planned, frames, descriptions, deadline) as admitted:
+            source, original = await self._sources.of_task(planned.task, planned.sample_rate, deadline)
+            results = self._sources.results if planned.keep_results else None
+            if results is not None:
+                await self._jobs.claim(planned.request_id)
+            history = []
+            made = accompany(generate(planned, self._stages, deadline, source, original, results, admitted.load), admitted, deadline)
+            audio_seconds = song_seconds(planned.task, source) * len(planned.seeds)
+            async with self._jobs.quotas.request(audio_seconds), contextlib.aclosing(made) as events:
+                async for event in events:
+                    kind = event.WhichOneof("event")
+                    if results is not None and kind != "progress":
+                        history.append(entry(event))
+                    if results is not None and kind == "completed":
+                        await self._jobs.add_finished(request, planned, history)
+                    yield event
+
+    async def EstimateGeneration(
+        self, request: music_pb2.EstimateGenerationRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> music_pb2.EstimateGenerationResponse:
+        """Price a request from what is known; nothing is run."""
+        descriptions = await self._jobs.admission.facts.get(_deadline(context))
+        generation = self._jobs.quotas.with_priority(request.generation)
+        planned = plan.plan(generation, self._seed_source, telemetry.request_id.get(), descriptions[1].sampling_defaults)
+        frames = await self._sources.num_frames(planned.task, descriptions[2].model_digest)
+        estimate = self._jobs.admission.estimate(planned, frames, descriptions)
+        if estimate is None:
+            raise StageUnavailable("a stage does not say what its work costs")
+        response = music_pb2.EstimateGenerationResponse(estimated_finish_time=finish_time(estimate.seconds))
+        response.device_time.FromMilliseconds(round(estimate.prediction.device_seconds * 1000))
+        response.queue_time.FromMilliseconds(round(estimate.queue_seconds * 1000))
+        return response
 
     async def SubmitGeneration(
         self, request: music_pb2.SubmitGenerationRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -6,6 +6,7 @@ from pathlib import Path
 from acestep_rpc.client_security import ClientSecurity
 from acestep_rpc.settings import ServerSettings, SettingsError
 from acestep_rpc.tls import ClientTls
+from orchestrator.discovery import check_address
 
 PREFIX = "ACESTEP_ORCHESTRATOR_"
 
@@ -15,11 +16,12 @@ class Settings(ServerSettings):
     """Either the targets of the three stages, or embedded and a checkpoint. See ServerSettings for the rest."""
 
     encoder: str = ""
-    """Target of the encoder stage, as "127.0.0.1:50051"."""
+    """Where the encoder stage is: "host:port" or several, separated by commas; "dns:///name:port", all addresses of the name;
+    "k8s:///namespace/service:port", the endpoints of a Kubernetes service."""
     diffusion: str = ""
-    """Target of the diffusion stage."""
+    """Where the diffusion stage is; see encoder."""
     vae: str = ""
-    """Target of the vae stage."""
+    """Where the vae stage is; see encoder."""
     embedded: bool = False
     """Run the stages in this process."""
     checkpoint: Path | None = None
@@ -51,6 +53,14 @@ class Settings(ServerSettings):
     """How long jobs that ended stay, with their songs; 0: until they are deleted."""
     retention_bytes: int = 0
     """Size of a tenant's songs above which its oldest go; 0: no limit."""
+    max_requests: int = 64
+    """Calls of Generate under way; one more is refused. With several replicas of a stage: as many times its own limit."""
+    max_backlog_seconds: float = 3600.0
+    """A request that is predicted to wait longer for others is refused."""
+    max_queued_jobs: int = 10000
+    """Jobs that have not ended, of all servers; one more is refused."""
+    max_queued_job_seconds: float = 7 * 86400.0
+    """Predicted device time of those jobs above which no further one is taken."""
     webhook_secret: str = field(default="", repr=False)
     """Key for webhooks whose request brings none, "whsec_" and base64."""
     webhook_private_addresses: bool = False
@@ -89,6 +99,7 @@ class Settings(ServerSettings):
         if self.database_url and self.data is None and not self.store:
             raise SettingsError(f"{PREFIX}STORE or {PREFIX}DATA must be set with {PREFIX}DATABASE_URL: songs must last as long as jobs")
         least = {"concurrent_jobs": 0, "job_attempts": 1, "job_lease_seconds": 1, "retention_seconds": 0, "retention_bytes": 0}
+        least |= {"max_requests": 1, "max_backlog_seconds": 0, "max_queued_jobs": 0, "max_queued_job_seconds": 0}
         for name, minimum in (least | {"webhook_attempts": 1, "webhook_retry_seconds": 0}).items():
             if not getattr(self, name) >= minimum:
                 raise SettingsError(f"{PREFIX}{name.upper()} must be at least {minimum}")
@@ -132,6 +143,9 @@ class Settings(ServerSettings):
         for name in ("stage_tls_cert", "stage_tls_server_name", "stage_tls_ca"):
             if getattr(self, name) and (self.embedded or self.stage_tls_ca is None):
                 raise SettingsError(f"{PREFIX}{name.upper()} needs stages of their own and {PREFIX}STAGE_TLS_CA")
+        for name, target in targets.items():
+            if target:
+                check_address(PREFIX + name, target)
         for name in ("checkpoint", "adapters", "warm_adapters"):
             if not self.embedded and getattr(self, name):
                 raise SettingsError(f"{PREFIX}{name.upper()} must not be set unless {PREFIX}EMBEDDED is true: the stages have their own")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from acestep_rpc.errors import InvalidRequest, NotFound, StageError
 from acestep_rpc.v1 import music_pb2, vae_pb2
 from orchestrator.assets import READ_BYTES, AssetStore
-from orchestrator.audio import CHANNELS, EXACT_FORMATS, read_waveform
+from orchestrator.audio import CHANNELS, EXACT_FORMATS, num_latent_frames, read_waveform
 from orchestrator.results import Results, is_result
 from orchestrator.stages import Stages
 from orchestrator.tasks import Repaint, Task, source_of
@@ -67,6 +67,30 @@ class Sources:
         if is_result(name) and isinstance(task, Repaint) and task.splice_source:
             await self._check_exact(await self._place(name))
         return await self.latents(name, deadline) if name else None
+
+    async def num_frames(self, task: Task, codec_digest: str) -> int:
+        """Latent frames of what a task starts from, found without any stage; 0: it starts from nothing.
+
+        Args:
+            task: What is done.
+            codec_digest: Of the present codec.
+        Raises:
+            NotFound: There is no such source.
+        """
+        name = source_of(task)
+        if not name:
+            return 0
+        place, key = (await self._place(name), "latents") if is_result(name) else (name, codec_digest)
+        known = await self._assets.record(place, key)
+        if known is not None:
+            return int(vae_pb2.EncodeAudioResponse.FromString(known).latents.shape[2])
+        if is_result(name):
+            raise NotFound("result", name)
+        with tempfile.NamedTemporaryFile(prefix="acestep-source-") as spool:  # stored under another codec
+            async for data in self._assets.read(name):
+                await asyncio.to_thread(spool.write, data)
+            spool.flush()
+            return await asyncio.to_thread(num_latent_frames, Path(spool.name))
 
     async def upload(self, requests: AsyncIterator[music_pb2.UploadAudioRequest], deadline: float | None) -> music_pb2.UploadAudioResponse:
         """Take a file in. It is stored only when the codec could encode it, and with what that gave.

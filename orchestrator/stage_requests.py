@@ -42,7 +42,12 @@ def sample_request(
         target: Of the target prompt, for an edit.
     """
     request = diffusion_pb2.SampleRequest(
-        conditioning=conditioning, params=plan.sampling, seeds=plan.seeds, adapters=plan.adapters, tenant=tenant.get()
+        conditioning=conditioning,
+        params=plan.sampling,
+        seeds=plan.seeds,
+        adapters=plan.adapters,
+        priority=plan.priority,
+        tenant=tenant.get(),
     )
     match plan.task:
         case TextToMusic() as task:

@@ -6,12 +6,10 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-import grpc.aio
-
-from acestep_rpc.channels import RemoteStub, connect
+from acestep_rpc.channels import RemoteStub
 from acestep_rpc.client_security import ClientSecurity
 from acestep_rpc.errors import StageUnavailable
-from acestep_rpc.telemetry import log
+from acestep_rpc.telemetry import STAGE_RETRIES, log
 from acestep_rpc.v1 import (
     adapter_pb2_grpc,
     diffusion_pb2,
@@ -26,9 +24,15 @@ from acestep_rpc.v1 import (
     vae_pb2,
     vae_pb2_grpc,
 )
+from orchestrator.discovery import discover
+from orchestrator.pool import Pool, PooledStub, expecting
 
 T = TypeVar("T")
 P = TypeVar("P", vae_pb2.DecodeLatentsResponse, vae_pb2.ReadAudioResponse)
+
+
+STAGES = ("encoder", "diffusion", "vae")
+"""In the order of a request's way."""
 
 
 class Stages:
@@ -40,8 +44,9 @@ class Stages:
         vae: Stub of VaeService.
         describers: Stubs of StageService of encoder, diffusion and vae.
         close: Called at the end.
-        adapters: Stubs of AdapterService of encoder and diffusion.
+        adapters: Gives the stubs of AdapterService of all replicas of encoder and diffusion, by a deadline.
         lyrics: Stub of LyricsService; None: nobody previews lyrics.
+        replicas: How many of a stage take work.
     """
 
     def __init__(
@@ -51,55 +56,81 @@ class Stages:
         vae: Any,
         describers: Sequence[Any],
         close: Callable[[], Awaitable[None]] | None = None,
-        adapters: Sequence[Any] = (),
+        adapters: Callable[[float | None], Awaitable[Sequence[Any]]] | None = None,
         lyrics: Any = None,
+        replicas: Callable[[str], int] = lambda stage: 1,
     ) -> None:
         self._encoder = encoder
         self._diffusion = diffusion
         self._vae = vae
         self._describers = describers
         self._close = close
-        self.adapters = adapters
-        """Stubs of AdapterService, of the stages that hold adapters."""
+        self._adapters = adapters
         self._lyrics = lyrics
+        self.replicas = replicas
+        """How many replicas of a stage take work."""
+
+    async def adapters(self, deadline: float | None) -> Sequence[Any]:
+        """Stubs of AdapterService, of all replicas that hold adapters."""
+        return () if self._adapters is None else await self._adapters(deadline)
 
     async def describe(self, deadline: float | None) -> list[stage_pb2.DescribeResponse]:
         """What the encoder, the diffusion and the vae stage are."""
-        return list(await asyncio.gather(*(self._describe(stub, deadline) for stub in self._describers)))
+        return list(await asyncio.gather(*(self._describe(index, deadline) for index in range(len(STAGES)))))
 
     async def sampling_defaults(self, deadline: float | None) -> sampling_pb2.SamplingParams:
         """What the diffusion stage's checkpoint is best sampled with; the rest is unset."""
-        return (await self._describe(self._describers[1], deadline)).sampling_defaults
+        return (await self._describe(1, deadline)).sampling_defaults
 
-    async def _describe(self, stub: Any, deadline: float | None) -> stage_pb2.DescribeResponse:
-        response: stage_pb2.DescribeResponse = await _twice(lambda: stub.Describe(stage_pb2.DescribeRequest(), timeout=_timeout(deadline)))
+    async def _describe(self, index: int, deadline: float | None) -> stage_pb2.DescribeResponse:
+        stub, request = self._describers[index], stage_pb2.DescribeRequest()
+        response: stage_pb2.DescribeResponse = await _twice(STAGES[index], lambda: stub.Describe(request, timeout=_timeout(deadline)))
         return response
 
-    async def encode(self, request: encoder_pb2.EncodePromptRequest, deadline: float | None) -> encoder_pb2.EncodePromptResponse:
-        """Encode a prompt; tried twice."""
-        response: encoder_pb2.EncodePromptResponse = await _twice(lambda: self._encoder.EncodePrompt(request, timeout=_timeout(deadline)))
-        return response
+    async def encode(
+        self, request: encoder_pb2.EncodePromptRequest, deadline: float | None, seconds: float = 0.0
+    ) -> encoder_pb2.EncodePromptResponse:
+        """Encode a prompt, predicted to take so many seconds; tried twice."""
+
+        def call() -> Awaitable[encoder_pb2.EncodePromptResponse]:
+            with expecting(seconds):
+                task: asyncio.Task[encoder_pb2.EncodePromptResponse] = self._encoder.EncodePrompt(request, timeout=_timeout(deadline))
+            return task
+
+        return await _twice("encoder", call)
 
     async def preview_lyrics(self, request: lyrics_pb2.PreviewRequest, deadline: float | None) -> lyrics_pb2.PreviewResponse:
         """Read lyrics; tried twice."""
-        response: lyrics_pb2.PreviewResponse = await _twice(lambda: self._lyrics.Preview(request, timeout=_timeout(deadline)))
+        response: lyrics_pb2.PreviewResponse = await _twice("encoder", lambda: self._lyrics.Preview(request, timeout=_timeout(deadline)))
         return response
 
-    def sample(self, request: diffusion_pb2.SampleRequest, deadline: float | None) -> AsyncGenerator[diffusion_pb2.SampleResponse, None]:
-        """Sample latents; tried once, for it is most of the work. Close the iterator to cancel."""
-        responses: AsyncGenerator[diffusion_pb2.SampleResponse, None] = self._diffusion.Sample(request, timeout=_timeout(deadline))
-        return responses
+    async def sample(
+        self, request: diffusion_pb2.SampleRequest, deadline: float | None, seconds: float = 0.0
+    ) -> AsyncGenerator[diffusion_pb2.SampleResponse, None]:
+        """Sample latents, predicted to take so many seconds; tried twice until it has begun. Close the iterator to cancel."""
+
+        def call() -> AsyncGenerator[diffusion_pb2.SampleResponse, None]:
+            with expecting(seconds):
+                responses: AsyncGenerator[diffusion_pb2.SampleResponse, None] = self._diffusion.Sample(request, timeout=_timeout(deadline))
+            return responses
+
+        async with contextlib.aclosing(_until_begun("diffusion", call)) as responses:
+            async for response in responses:
+                yield response
 
     async def decode(
-        self, request: vae_pb2.DecodeLatentsRequest, deadline: float | None
+        self, request: vae_pb2.DecodeLatentsRequest, deadline: float | None, seconds: float = 0.0
     ) -> AsyncGenerator[vae_pb2.DecodeLatentsResponse, None]:
         """Decode latents piece by piece; a second try goes on where the first one broke off. Close the iterator to cancel."""
 
         def call() -> AsyncGenerator[vae_pb2.DecodeLatentsResponse, None]:
-            responses: AsyncGenerator[vae_pb2.DecodeLatentsResponse, None] = self._vae.DecodeLatents(request, timeout=_timeout(deadline))
+            with expecting(seconds):
+                responses: AsyncGenerator[vae_pb2.DecodeLatentsResponse, None] = self._vae.DecodeLatents(
+                    request, timeout=_timeout(deadline)
+                )
             return responses
 
-        async with contextlib.aclosing(_resumed(call)) as pieces:
+        async with contextlib.aclosing(_resumed("vae", call)) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -110,7 +141,7 @@ class Stages:
             async for piece in data():
                 yield vae_pb2.EncodeAudioRequest(data=piece)
 
-        response: vae_pb2.EncodeAudioResponse = await _twice(lambda: self._vae.EncodeAudio(requests(), timeout=_timeout(deadline)))
+        response: vae_pb2.EncodeAudioResponse = await _twice("vae", lambda: self._vae.EncodeAudio(requests(), timeout=_timeout(deadline)))
         return response
 
     async def read_audio(
@@ -126,7 +157,7 @@ class Stages:
             responses: AsyncGenerator[vae_pb2.ReadAudioResponse, None] = self._vae.ReadAudio(requests(), timeout=_timeout(deadline))
             return responses
 
-        async with contextlib.aclosing(_resumed(call)) as pieces:
+        async with contextlib.aclosing(_resumed("vae", call)) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -140,33 +171,52 @@ def connect_stages(encoder: str, diffusion: str, vae: str, ready_seconds: float 
     """Stages behind a network.
 
     Args:
-        encoder: Target, as "127.0.0.1:50051"; so are the others.
-        diffusion: Target.
-        vae: Target.
-        ready_seconds: How long each try of a call waits for a stage that is away, as while it restarts.
+        encoder: Where its replicas are, as "127.0.0.1:50051" or whatever `discover` reads; so are the others.
+        diffusion: As encoder.
+        vae: As encoder.
+        ready_seconds: How long each try of a call waits where no replica takes work, as while it restarts.
         security: How to check the stages and what to show them; None: neither.
     """
-    channels = {target: connect(target, security) for target in (encoder, diffusion, vae)}
+    addresses = {"encoder": encoder, "diffusion": diffusion, "vae": vae}
+    pools = {stage: Pool(stage, discover(address), address, ready_seconds, security) for stage, address in addresses.items()}
 
-    def stub(stub_class: Callable[[grpc.aio.Channel], Any], target: str) -> RemoteStub:
-        return RemoteStub(stub_class, channels[target], target, ready_seconds)
+    async def adapters(deadline: float | None) -> list[RemoteStub]:
+        holders = [pools["encoder"], pools["diffusion"]]
+        await asyncio.gather(*(pool.wait(deadline) for pool in holders))
+        return [replica.stub(adapter_pb2_grpc.AdapterServiceStub) for pool in holders for replica in pool.replicas()]
 
     async def close() -> None:
-        for channel in channels.values():
-            await channel.close()
+        await asyncio.gather(*(pool.close() for pool in pools.values()))
 
     return Stages(
-        encoder=stub(encoder_pb2_grpc.EncoderServiceStub, encoder),
-        diffusion=stub(diffusion_pb2_grpc.DiffusionServiceStub, diffusion),
-        vae=stub(vae_pb2_grpc.VaeServiceStub, vae),
-        describers=[stub(stage_pb2_grpc.StageServiceStub, target) for target in (encoder, diffusion, vae)],
+        encoder=PooledStub(pools["encoder"], encoder_pb2_grpc.EncoderServiceStub),
+        diffusion=PooledStub(pools["diffusion"], diffusion_pb2_grpc.DiffusionServiceStub, streams=("Sample",)),
+        vae=PooledStub(pools["vae"], vae_pb2_grpc.VaeServiceStub, streams=("DecodeLatents", "ReadAudio")),
+        describers=[PooledStub(pool, stage_pb2_grpc.StageServiceStub) for pool in pools.values()],
         close=close,
-        adapters=[stub(adapter_pb2_grpc.AdapterServiceStub, target) for target in (encoder, diffusion)],
-        lyrics=stub(lyrics_pb2_grpc.LyricsServiceStub, encoder),
+        adapters=adapters,
+        lyrics=PooledStub(pools["encoder"], lyrics_pb2_grpc.LyricsServiceStub),
+        replicas=lambda stage: pools[stage].count(),
     )
 
 
-async def _resumed(call: Callable[[], AsyncGenerator[P, None]]) -> AsyncGenerator[P, None]:
+async def _until_begun(stage: str, call: Callable[[], AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
+    """Items of a stream; a second try only where the first one gave none."""
+    begun = False
+    for attempt in (1, 2):
+        try:
+            async with contextlib.aclosing(call()) as items:
+                async for item in items:
+                    begun = True
+                    yield item
+                return
+        except StageUnavailable as error:
+            if begun or attempt == 2:
+                raise
+            _retry(stage, error)
+
+
+async def _resumed(stage: str, call: Callable[[], AsyncGenerator[P, None]]) -> AsyncGenerator[P, None]:
     """Pieces of a waveform; a second try leaves out what the first one gave."""
     next_sample = 0
     for attempt in (1, 2):
@@ -181,15 +231,20 @@ async def _resumed(call: Callable[[], AsyncGenerator[P, None]]) -> AsyncGenerato
         except StageUnavailable as error:
             if attempt == 2:
                 raise
-            log("stage_retried", reason=str(error))
+            _retry(stage, error)
 
 
-async def _twice(call: Callable[[], Awaitable[T]]) -> T:
+async def _twice(stage: str, call: Callable[[], Awaitable[T]]) -> T:
     try:
         return await call()
     except StageUnavailable as error:
-        log("stage_retried", reason=str(error))
+        _retry(stage, error)
         return await call()
+
+
+def _retry(stage: str, error: StageUnavailable) -> None:
+    STAGE_RETRIES.labels(stage).inc()
+    log("stage_retried", stage=stage, reason=str(error))
 
 
 def _timeout(deadline: float | None) -> float | None:

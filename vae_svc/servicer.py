@@ -5,9 +5,10 @@ was cancelled asks no more.
 """
 
 import asyncio
+import contextlib
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -17,18 +18,22 @@ import grpc.aio
 import soundfile
 import torch
 
+from acestep_rpc.admission import Backlog, Memory, Pending
 from acestep_rpc.errors import InvalidRequest, ShapeTooLarge, StageError
 from acestep_rpc.server import Registration
-from acestep_rpc.telemetry import REAL_TIME_FACTOR, STAGE_SECONDS, log
+from acestep_rpc.status import LoadStatus
+from acestep_rpc.telemetry import COST_ERROR, REAL_TIME_FACTOR, STAGE_SECONDS, log
 from acestep_rpc.torch_tensor import pack, unpack
+from acestep_rpc.tracing import annotate
 from acestep_rpc.v1 import stage_pb2, stage_pb2_grpc, vae_pb2, vae_pb2_grpc
 from vae_svc.audio_file import MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, AudioFile, read_audio
 from vae_svc.codec import LATENT_ROWS, SAMPLE_RATE, SAMPLES_PER_LATENT, Codec, num_samples
+from vae_svc.costs import CodecCosts, decode_features, encode_features, measure_costs, request_memory
 from vae_svc.model.dcae import LATENT_CHANNELS
 from vae_svc.model.resample import resample
 from vae_svc.model.vocoder_config import VocoderConfig
 from vae_svc.settings import Settings
-from vae_svc.weights import VOCODER_FOLDER, load_codec, read_vocoder_config
+from vae_svc.weights import VOCODER_FOLDER, LoadedCodec, load_codec, read_vocoder_config
 
 DEFAULT_SAMPLE_RATE = 48000
 MESSAGE_SAMPLES = 1 << 17
@@ -47,9 +52,17 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
         codec: The stage.
         worker: Its one thread.
         settings: For the limits.
+        costs: What requests take.
+        backlog: Lets requests in.
+        memory: Of the device, for decodes.
     """
 
-    def __init__(self, codec: Codec, worker: ThreadPoolExecutor, settings: Settings) -> None:
+    def __init__(
+        self, codec: Codec, worker: ThreadPoolExecutor, settings: Settings, costs: CodecCosts, backlog: Backlog, memory: Memory
+    ) -> None:
+        self._costs = costs
+        self._backlog = backlog
+        self._memory = memory
         self._codec = codec
         self._worker = worker
         self._settings = settings
@@ -62,19 +75,34 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
         rate = _checked_rate(request.sample_rate if request.HasField("sample_rate") else DEFAULT_SAMPLE_RATE)
         latents = await self._run(lambda: read_latents(request, self._settings.max_latent_frames))
         total = num_samples(latents.shape[-1], rate)
-        pieces = self._codec.decode(latents, rate)
+        frames = latents.shape[-1]
+        with self._backlog.admit(self._costs.decode.predict(decode_features(frames)) if total else 0.0) as pending:
+            async with (
+                self._memory.hold(frames * self._costs.bytes_per_frame),
+                contextlib.aclosing(self._decode(latents, rate, total, pending)) as blocks,
+            ):
+                async for block in blocks:
+                    yield block
+
+    async def _decode(
+        self, latents: torch.Tensor, rate: int, total: int, pending: Pending
+    ) -> AsyncGenerator[vae_pb2.DecodeLatentsResponse, None]:
+        pieces, predicted = self._codec.decode(latents, rate), pending.seconds
         start = 0
-        seconds = 0.0  # of this stage's time, the reader's left out
+        waited = worked = 0.0  # seconds of this stage's time, the reader's left out; of the device's
         while start < total:
             begin = time.monotonic()
-            piece = await self._run(lambda: _next_piece(pieces))
-            seconds += time.monotonic() - begin
+            piece, seconds = await self._run(lambda: _timed(lambda: _next_piece(pieces)))
+            waited, worked = waited + time.monotonic() - begin, worked + seconds
             for block in torch.split(piece, MESSAGE_SAMPLES, dim=-1):
                 yield vae_pb2.DecodeLatentsResponse(waveform=pack(block), start_sample=start, total_samples=total, sample_rate=rate)
                 start += block.shape[-1]
+            pending.seconds = predicted * (1 - start / total)
         if total:
-            STAGE_SECONDS.labels("vae_decode").observe(seconds)
-            REAL_TIME_FACTOR.labels("vae_decode").observe(total / rate / seconds)
+            annotate(audio_seconds=total / rate, device_seconds=worked)
+            STAGE_SECONDS.labels("vae_decode").observe(waited)
+            REAL_TIME_FACTOR.labels("vae_decode").observe(total / rate / waited)
+            COST_ERROR.labels("vae_decode").observe(self._costs.decode.observe(decode_features(latents.shape[-1]), worked))
 
     async def EncodeAudio(
         self, request_iterator: AsyncIterator[vae_pb2.EncodeAudioRequest], context: grpc.aio.ServicerContext[Any, Any]
@@ -83,10 +111,12 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
         with tempfile.NamedTemporaryFile(prefix="acestep-") as spool:
             async for request in request_iterator:
                 self._spool(request.data, spool)
-            async with self._one_file:
-                begin = time.monotonic()
-                file = await asyncio.to_thread(self._read, spool)
-                latents = await self._encode(file)
+            with self._backlog.admit(0.0) as pending:
+                async with self._one_file:
+                    begin = time.monotonic()
+                    file = await asyncio.to_thread(self._read, spool)
+                    pending.seconds = self._costs.encode_audio.predict(encode_features(file.duration_seconds))
+                    latents = await self._encode(file)
         seconds = time.monotonic() - begin
         STAGE_SECONDS.labels("vae_encode").observe(seconds)
         REAL_TIME_FACTOR.labels("vae_encode").observe(file.duration_seconds / seconds)
@@ -107,14 +137,15 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
                 if rate is None:
                     rate = _checked_rate(request.sample_rate if request.HasField("sample_rate") else DEFAULT_SAMPLE_RATE)
                 self._spool(request.data, spool)
-            async with self._one_file:
-                file = await asyncio.to_thread(self._read, spool)
-                assert rate is not None, "an empty stream is refused as an empty file"
-                waveform = await self._run(lambda: resample(file.waveform.expand(2, -1), file.sample_rate, rate))
-                total, start = waveform.shape[-1], 0
-                for block in torch.split(waveform, MESSAGE_SAMPLES, dim=-1):
-                    yield vae_pb2.ReadAudioResponse(waveform=pack(block), start_sample=start, total_samples=total, sample_rate=rate)
-                    start += block.shape[-1]
+            with self._backlog.admit(0.0):  # a rate is changed in no time
+                async with self._one_file:
+                    file = await asyncio.to_thread(self._read, spool)
+                    assert rate is not None, "an empty stream is refused as an empty file"
+                    waveform = await self._run(lambda: resample(file.waveform.expand(2, -1), file.sample_rate, rate))
+                    total, start = waveform.shape[-1], 0
+                    for block in torch.split(waveform, MESSAGE_SAMPLES, dim=-1):
+                        yield vae_pb2.ReadAudioResponse(waveform=pack(block), start_sample=start, total_samples=total, sample_rate=rate)
+                        start += block.shape[-1]
 
     def _spool(self, data: bytes, spool: IO[bytes]) -> None:
         spool.write(data)
@@ -129,8 +160,11 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
 
     async def _encode(self, file: AudioFile) -> torch.Tensor:
         work = self._codec.encode_in_pieces(_without_rounding(file), file.sample_rate)
-        while (latents := await self._run(lambda: _next_step(work))) is None:
-            pass
+        latents, worked = None, 0.0
+        while latents is None:
+            latents, seconds = await self._run(lambda: _timed(lambda: _next_step(work)))
+            worked += seconds
+        COST_ERROR.labels("vae_encode").observe(self._costs.encode_audio.observe(encode_features(file.duration_seconds), worked))
         return latents
 
     async def _run(self, task: Callable[[], T]) -> T:
@@ -172,6 +206,12 @@ def _checked_rate(rate: int) -> int:
     return rate
 
 
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    """What it gives, and its seconds in the worker thread."""
+    started = time.perf_counter()
+    return work(), time.perf_counter() - started
+
+
 def _next_piece(pieces: Iterator[torch.Tensor]) -> torch.Tensor:
     piece = next(pieces)
     if not bool(torch.isfinite(piece).all()):
@@ -201,7 +241,11 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
         settings: For the limits.
     """
 
-    def __init__(self, codec: Codec, digest: str, dtype: torch.dtype, settings: Settings) -> None:
+    def __init__(self, codec: Codec, digest: str, dtype: torch.dtype, settings: Settings, costs: CodecCosts, backlog: Backlog) -> None:
+        self._costs = costs
+        self._backlog = backlog
+        self.load = LoadStatus(backlog.status)
+        """For those who watch it."""
         self._response = stage_pb2.DescribeResponse(
             stage="vae",
             model_digest=digest,
@@ -218,8 +262,21 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
         )
 
     async def Describe(self, request: stage_pb2.DescribeRequest, context: grpc.aio.ServicerContext[Any, Any]) -> stage_pb2.DescribeResponse:
-        """Constant while the replica lives."""
-        return self._response
+        """Constant while the replica lives, but for costs and backlog."""
+        response = stage_pb2.DescribeResponse()
+        response.CopyFrom(self._response)
+        for name in ("decode", "encode_audio"):
+            response.costs.add(name=name, coefficients=getattr(self._costs, name).coefficients)
+        response.backlog_seconds = self._backlog.seconds
+        return response
+
+    async def WatchStatus(
+        self, request: stage_pb2.WatchStatusRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[stage_pb2.WatchStatusResponse]:
+        """Load, as it changes."""
+        async with contextlib.aclosing(self.load.watch()) as statuses:
+            async for status in statuses:
+                yield status
 
 
 async def load(settings: Settings) -> Sequence[Registration]:
@@ -231,17 +288,23 @@ async def load(settings: Settings) -> Sequence[Registration]:
     # a vocoder without convolutions leaves those of the DCAE, which are narrow
     dtype = choose_dtype(settings.dtype, device, vocoder.upsample_initial_channel if isinstance(vocoder, VocoderConfig) else 0)
     worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vae")
-    loaded = await asyncio.get_running_loop().run_in_executor(worker, lambda: load_codec(settings.checkpoint, device, dtype))
+
+    def read() -> tuple[LoadedCodec, CodecCosts, Memory]:
+        loaded = load_codec(settings.checkpoint, device, dtype)
+        return loaded, measure_costs(loaded.codec), request_memory(device, settings.memory_bytes)
+
+    loaded, costs, memory = await asyncio.get_running_loop().run_in_executor(worker, read)
+    backlog = Backlog("vae", settings.max_requests)
     log("weights_loaded", stage="vae", device=str(device), dtype=str(dtype), digest=loaded.model_digest)
-    # WatchStatus: the base class answers UNIMPLEMENTED
-    stage = StageServicer(loaded.codec, loaded.model_digest, dtype, settings)  # type: ignore[abstract]
+    log("costs_measured", stage="vae", coefficients=costs.decode.coefficients)
+    stage = StageServicer(loaded.codec, loaded.model_digest, dtype, settings, costs, backlog)
     return (
         Registration(
             "acestep_rpc.v1.VaeService",
-            VaeServicer(loaded.codec, worker, settings),
+            VaeServicer(loaded.codec, worker, settings, costs, backlog, memory),
             vae_pb2_grpc.add_VaeServiceServicer_to_server,
         ),
-        Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server),
+        Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server, stage.load.drain),
     )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from acestep_rpc.settings import ServerSettings
+from acestep_rpc.settings import ServerSettings, SettingsError
 
 PREFIX = "ACESTEP_VAE_"
 
@@ -20,9 +20,19 @@ class Settings(ServerSettings):
     """float32, bfloat16, or auto: bfloat16 where the device computes it faster."""
     threads: int = 0
     """CPU threads; 0: one per core."""
+    max_requests: int = 64
+    """Requests under way and waiting; one more is refused."""
+    memory_bytes: int = 0
+    """Memory for songs under way; what does not fit yet waits. 0: on CUDA 0.8 of what is free once the weights are loaded and a
+    piece has been decoded, on a CPU 8 GiB."""
     max_latent_frames: int = 24 * 2583
     """Longest latents to decode; 2583 are 240 seconds."""
     max_file_bytes: int = 256 * 2**20
     """Largest audio file to encode."""
     max_duration_seconds: float = 600.0
     """Longest audio file to encode."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_requests", 1), ("memory_bytes", 0)):
+            if getattr(self, name) < least:
+                raise SettingsError(f"{PREFIX}{name.upper()}={getattr(self, name)} is not allowed; allowed: {least} or more")

@@ -78,7 +78,8 @@ class MusicServiceServicer:
     """
 
     def Generate(self, request, context):
-        """Generate and stream progress, audio and the receipt. Cancelling the call cancels the work.
+        """Generate and stream progress, audio and the receipt. Cancelling the call cancels the work. A call whose deadline cannot be met, or for which there
+        is no room, is RESOURCE_EXHAUSTED at once: RetryInfo and the trailing metadata grpc-retry-pushback-ms say when to try again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,7 +101,7 @@ class MusicServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EstimateGeneration(self, request, context):
-        """Predicted cost of a request, without running it.
+        """Predicted cost of a request, without running it. UNAVAILABLE while a stage does not say what its work costs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

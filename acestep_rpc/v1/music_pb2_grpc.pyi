@@ -35,7 +35,9 @@ class MusicServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MusicServiceAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_music_pb2.GenerateRequest, _music_pb2.GenerateEvent]
-    """Generate and stream progress, audio and the receipt. Cancelling the call cancels the work."""
+    """Generate and stream progress, audio and the receipt. Cancelling the call cancels the work. A call whose deadline cannot be met, or for which there
+    is no room, is RESOURCE_EXHAUSTED at once: RetryInfo and the trailing metadata grpc-retry-pushback-ms say when to try again.
+    """
     SubmitGeneration: _grpc.UnaryUnaryMultiCallable[_music_pb2.SubmitGenerationRequest, _operations_pb2.Operation]
     """Generate as a durable job that outlives the call. The operation's response is GenerateResult, its metadata GenerationMetadata;
     google.longrunning.Operations of the same server gets, lists, waits for, cancels and deletes it. Its songs can be had by DownloadAudio.
@@ -43,7 +45,7 @@ class MusicServiceStub:
     WatchGeneration: _grpc.UnaryStreamMultiCallable[_music_pb2.WatchGenerationRequest, _music_pb2.WatchGenerationResponse]
     """Events of a job from any point on, then live until it ends; a job that failed ends the call with its error. Audio comes when all of it is there."""
     EstimateGeneration: _grpc.UnaryUnaryMultiCallable[_music_pb2.EstimateGenerationRequest, _music_pb2.EstimateGenerationResponse]
-    """Predicted cost of a request, without running it."""
+    """Predicted cost of a request, without running it. UNAVAILABLE while a stage does not say what its work costs."""
     UploadAudio: _grpc.StreamUnaryMultiCallable[_music_pb2.UploadAudioRequest, _music_pb2.UploadAudioResponse]
     """Store an audio file for use as a source."""
     DownloadAudio: _grpc.UnaryStreamMultiCallable[_music_pb2.DownloadAudioRequest, _music_pb2.DownloadAudioResponse]
@@ -57,7 +59,9 @@ class MusicServiceAsyncStub(MusicServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_music_pb2.GenerateRequest, _music_pb2.GenerateEvent]  # type: ignore[assignment]
-    """Generate and stream progress, audio and the receipt. Cancelling the call cancels the work."""
+    """Generate and stream progress, audio and the receipt. Cancelling the call cancels the work. A call whose deadline cannot be met, or for which there
+    is no room, is RESOURCE_EXHAUSTED at once: RetryInfo and the trailing metadata grpc-retry-pushback-ms say when to try again.
+    """
     SubmitGeneration: _aio.UnaryUnaryMultiCallable[_music_pb2.SubmitGenerationRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Generate as a durable job that outlives the call. The operation's response is GenerateResult, its metadata GenerationMetadata;
     google.longrunning.Operations of the same server gets, lists, waits for, cancels and deletes it. Its songs can be had by DownloadAudio.
@@ -65,7 +69,7 @@ class MusicServiceAsyncStub(MusicServiceStub):
     WatchGeneration: _aio.UnaryStreamMultiCallable[_music_pb2.WatchGenerationRequest, _music_pb2.WatchGenerationResponse]  # type: ignore[assignment]
     """Events of a job from any point on, then live until it ends; a job that failed ends the call with its error. Audio comes when all of it is there."""
     EstimateGeneration: _aio.UnaryUnaryMultiCallable[_music_pb2.EstimateGenerationRequest, _music_pb2.EstimateGenerationResponse]  # type: ignore[assignment]
-    """Predicted cost of a request, without running it."""
+    """Predicted cost of a request, without running it. UNAVAILABLE while a stage does not say what its work costs."""
     UploadAudio: _aio.StreamUnaryMultiCallable[_music_pb2.UploadAudioRequest, _music_pb2.UploadAudioResponse]  # type: ignore[assignment]
     """Store an audio file for use as a source."""
     DownloadAudio: _aio.UnaryStreamMultiCallable[_music_pb2.DownloadAudioRequest, _music_pb2.DownloadAudioResponse]  # type: ignore[assignment]
@@ -82,7 +86,9 @@ class MusicServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _music_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_music_pb2.GenerateEvent], _abc.AsyncIterator[_music_pb2.GenerateEvent]]:
-        """Generate and stream progress, audio and the receipt. Cancelling the call cancels the work."""
+        """Generate and stream progress, audio and the receipt. Cancelling the call cancels the work. A call whose deadline cannot be met, or for which there
+        is no room, is RESOURCE_EXHAUSTED at once: RetryInfo and the trailing metadata grpc-retry-pushback-ms say when to try again.
+        """
 
     @_abc_1.abstractmethod
     def SubmitGeneration(
@@ -108,7 +114,7 @@ class MusicServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _music_pb2.EstimateGenerationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_music_pb2.EstimateGenerationResponse, _abc.Awaitable[_music_pb2.EstimateGenerationResponse]]:
-        """Predicted cost of a request, without running it."""
+        """Predicted cost of a request, without running it. UNAVAILABLE while a stage does not say what its work costs."""
 
     @_abc_1.abstractmethod
     def UploadAudio(

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from acestep_rpc.v1 import sampling_pb2 as acestep__rpc_dot_v1_dot_sampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61\x63\x65step_rpc/v1/stage.proto\x12\x0e\x61\x63\x65step_rpc.v1\x1a\x1d\x61\x63\x65step_rpc/v1/sampling.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xe4\x03\n\x10\x44\x65scribeResponse\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12@\n\x08versions\x18\x05 \x03(\x0b\x32..acestep_rpc.v1.DescribeResponse.VersionsEntry\x12<\n\x06limits\x18\x06 \x03(\x0b\x32,.acestep_rpc.v1.DescribeResponse.LimitsEntry\x12@\n\x08\x66\x65\x61tures\x18\x07 \x03(\x0b\x32..acestep_rpc.v1.DescribeResponse.FeaturesEntry\x12\x39\n\x11sampling_defaults\x18\x08 \x01(\x0b\x32\x1e.acestep_rpc.v1.SamplingParams\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bLimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a/\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x14\n\x12WatchStatusRequest\"p\n\x13WatchStatusResponse\x12\x17\n\x0f\x62\x61\x63klog_seconds\x18\x01 \x01(\x01\x12\x14\n\x0crunning_rows\x18\x02 \x01(\r\x12\x18\n\x10waiting_requests\x18\x03 \x01(\r\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x32\xb7\x01\n\x0cStageService\x12M\n\x08\x44\x65scribe\x12\x1f.acestep_rpc.v1.DescribeRequest\x1a .acestep_rpc.v1.DescribeResponse\x12X\n\x0bWatchStatus\x12\".acestep_rpc.v1.WatchStatusRequest\x1a#.acestep_rpc.v1.WatchStatusResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61\x63\x65step_rpc/v1/stage.proto\x12\x0e\x61\x63\x65step_rpc.v1\x1a\x1d\x61\x63\x65step_rpc/v1/sampling.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xa2\x04\n\x10\x44\x65scribeResponse\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12@\n\x08versions\x18\x05 \x03(\x0b\x32..acestep_rpc.v1.DescribeResponse.VersionsEntry\x12<\n\x06limits\x18\x06 \x03(\x0b\x32,.acestep_rpc.v1.DescribeResponse.LimitsEntry\x12@\n\x08\x66\x65\x61tures\x18\x07 \x03(\x0b\x32..acestep_rpc.v1.DescribeResponse.FeaturesEntry\x12\x39\n\x11sampling_defaults\x18\x08 \x01(\x0b\x32\x1e.acestep_rpc.v1.SamplingParams\x12#\n\x05\x63osts\x18\x46 \x03(\x0b\x32\x14.acestep_rpc.v1.Cost\x12\x17\n\x0f\x62\x61\x63klog_seconds\x18G \x01(\x01\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bLimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a/\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x87\x01\n\x04\x43ost\x12\x0c\n\x04name\x18\x01 \x01(\t\x12<\n\x0c\x63oefficients\x18\x02 \x03(\x0b\x32&.acestep_rpc.v1.Cost.CoefficientsEntry\x1a\x33\n\x11\x43oefficientsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x14\n\x12WatchStatusRequest\"p\n\x13WatchStatusResponse\x12\x17\n\x0f\x62\x61\x63klog_seconds\x18\x01 \x01(\x01\x12\x14\n\x0crunning_rows\x18\x02 \x01(\r\x12\x18\n\x10waiting_requests\x18\x03 \x01(\r\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x32\xb7\x01\n\x0cStageService\x12M\n\x08\x44\x65scribe\x12\x1f.acestep_rpc.v1.DescribeRequest\x1a .acestep_rpc.v1.DescribeResponse\x12X\n\x0bWatchStatus\x12\".acestep_rpc.v1.WatchStatusRequest\x1a#.acestep_rpc.v1.WatchStatusResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,20 +38,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBERESPONSE_LIMITSENTRY']._serialized_options = b'8\001'
   _globals['_DESCRIBERESPONSE_FEATURESENTRY']._loaded_options = None
   _globals['_DESCRIBERESPONSE_FEATURESENTRY']._serialized_options = b'8\001'
+  _globals['_COST_COEFFICIENTSENTRY']._loaded_options = None
+  _globals['_COST_COEFFICIENTSENTRY']._serialized_options = b'8\001'
   _globals['_DESCRIBEREQUEST']._serialized_start=77
   _globals['_DESCRIBEREQUEST']._serialized_end=94
   _globals['_DESCRIBERESPONSE']._serialized_start=97
-  _globals['_DESCRIBERESPONSE']._serialized_end=581
-  _globals['_DESCRIBERESPONSE_VERSIONSENTRY']._serialized_start=438
-  _globals['_DESCRIBERESPONSE_VERSIONSENTRY']._serialized_end=485
-  _globals['_DESCRIBERESPONSE_LIMITSENTRY']._serialized_start=487
-  _globals['_DESCRIBERESPONSE_LIMITSENTRY']._serialized_end=532
-  _globals['_DESCRIBERESPONSE_FEATURESENTRY']._serialized_start=534
-  _globals['_DESCRIBERESPONSE_FEATURESENTRY']._serialized_end=581
-  _globals['_WATCHSTATUSREQUEST']._serialized_start=583
-  _globals['_WATCHSTATUSREQUEST']._serialized_end=603
-  _globals['_WATCHSTATUSRESPONSE']._serialized_start=605
-  _globals['_WATCHSTATUSRESPONSE']._serialized_end=717
-  _globals['_STAGESERVICE']._serialized_start=720
-  _globals['_STAGESERVICE']._serialized_end=903
+  _globals['_DESCRIBERESPONSE']._serialized_end=643
+  _globals['_DESCRIBERESPONSE_VERSIONSENTRY']._serialized_start=500
+  _globals['_DESCRIBERESPONSE_VERSIONSENTRY']._serialized_end=547
+  _globals['_DESCRIBERESPONSE_LIMITSENTRY']._serialized_start=549
+  _globals['_DESCRIBERESPONSE_LIMITSENTRY']._serialized_end=594
+  _globals['_DESCRIBERESPONSE_FEATURESENTRY']._serialized_start=596
+  _globals['_DESCRIBERESPONSE_FEATURESENTRY']._serialized_end=643
+  _globals['_COST']._serialized_start=646
+  _globals['_COST']._serialized_end=781
+  _globals['_COST_COEFFICIENTSENTRY']._serialized_start=730
+  _globals['_COST_COEFFICIENTSENTRY']._serialized_end=781
+  _globals['_WATCHSTATUSREQUEST']._serialized_start=783
+  _globals['_WATCHSTATUSREQUEST']._serialized_end=803
+  _globals['_WATCHSTATUSRESPONSE']._serialized_start=805
+  _globals['_WATCHSTATUSRESPONSE']._serialized_end=917
+  _globals['_STAGESERVICE']._serialized_start=920
+  _globals['_STAGESERVICE']._serialized_end=1103
 # @@protoc_insertion_point(module_scope)

@@ -2,7 +2,7 @@ from acestep_rpc.v1 import sampling_pb2 as _sampling_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -12,7 +12,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("stage", "model_digest", "dtype", "device", "versions", "limits", "features", "sampling_defaults")
+    __slots__ = ("stage", "model_digest", "dtype", "device", "versions", "limits", "features", "sampling_defaults", "costs", "backlog_seconds")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +42,8 @@ class DescribeResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_DEFAULTS_FIELD_NUMBER: _ClassVar[int]
+    COSTS_FIELD_NUMBER: _ClassVar[int]
+    BACKLOG_SECONDS_FIELD_NUMBER: _ClassVar[int]
     stage: str
     model_digest: str
     dtype: str
@@ -50,7 +52,24 @@ class DescribeResponse(_message.Message):
     limits: _containers.ScalarMap[str, float]
     features: _containers.ScalarMap[str, str]
     sampling_defaults: _sampling_pb2.SamplingParams
-    def __init__(self, stage: _Optional[str] = ..., model_digest: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., limits: _Optional[_Mapping[str, float]] = ..., features: _Optional[_Mapping[str, str]] = ..., sampling_defaults: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ...) -> None: ...
+    costs: _containers.RepeatedCompositeFieldContainer[Cost]
+    backlog_seconds: float
+    def __init__(self, stage: _Optional[str] = ..., model_digest: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., limits: _Optional[_Mapping[str, float]] = ..., features: _Optional[_Mapping[str, str]] = ..., sampling_defaults: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., costs: _Optional[_Iterable[_Union[Cost, _Mapping]]] = ..., backlog_seconds: _Optional[float] = ...) -> None: ...
+
+class Cost(_message.Message):
+    __slots__ = ("name", "coefficients")
+    class CoefficientsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    COEFFICIENTS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    coefficients: _containers.ScalarMap[str, float]
+    def __init__(self, name: _Optional[str] = ..., coefficients: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class WatchStatusRequest(_message.Message):
     __slots__ = ()

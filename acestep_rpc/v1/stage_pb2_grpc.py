@@ -52,7 +52,7 @@ class StageServiceServicer:
     """
 
     def Describe(self, request, context):
-        """What this replica is and runs on. Constant while it lives.
+        """What this replica is and runs on. Constant while it lives, but for costs and backlog_seconds, and the adapters that it finds in its store.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,7 @@ class StageServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> StageServiceAsyncStub: ...
     Describe: _grpc.UnaryUnaryMultiCallable[_stage_pb2.DescribeRequest, _stage_pb2.DescribeResponse]
-    """What this replica is and runs on. Constant while it lives."""
+    """What this replica is and runs on. Constant while it lives, but for costs and backlog_seconds, and the adapters that it finds in its store."""
     WatchStatus: _grpc.UnaryStreamMultiCallable[_stage_pb2.WatchStatusRequest, _stage_pb2.WatchStatusResponse]
     """Load of this replica: at once, then on every change, at most four times a second."""
 
@@ -44,7 +44,7 @@ class StageServiceAsyncStub(StageServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Describe: _aio.UnaryUnaryMultiCallable[_stage_pb2.DescribeRequest, _stage_pb2.DescribeResponse]  # type: ignore[assignment]
-    """What this replica is and runs on. Constant while it lives."""
+    """What this replica is and runs on. Constant while it lives, but for costs and backlog_seconds, and the adapters that it finds in its store."""
     WatchStatus: _aio.UnaryStreamMultiCallable[_stage_pb2.WatchStatusRequest, _stage_pb2.WatchStatusResponse]  # type: ignore[assignment]
     """Load of this replica: at once, then on every change, at most four times a second."""
 
@@ -57,7 +57,7 @@ class StageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _stage_pb2.DescribeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_stage_pb2.DescribeResponse, _abc.Awaitable[_stage_pb2.DescribeResponse]]:
-        """What this replica is and runs on. Constant while it lives."""
+        """What this replica is and runs on. Constant while it lives, but for costs and backlog_seconds, and the adapters that it finds in its store."""
 
     @_abc_1.abstractmethod
     def WatchStatus(

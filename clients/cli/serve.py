@@ -85,7 +85,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     stage.add_argument("--warm-adapters", metavar="NAME,NAME,...", help="adapters to load at the start (default: on first use)")
     remote = parser.add_argument_group("orchestrator")
     for name in _TARGETS:
-        remote.add_argument(f"--{name}", metavar="HOST:PORT", help=f"where the {name} stage listens")
+        remote.add_argument(
+            f"--{name}",
+            metavar="HOST:PORT,...",
+            help=f"where the {name} stage listens; also dns:///NAME:PORT, k8s:///NAMESPACE/SERVICE:PORT",
+        )
     remote.add_argument("--stage-tls-ca", type=Path, metavar="FILE", help="authorities that vouch for the stages (default: no TLS to them)")
     remote.add_argument("--stage-tls-cert", type=Path, metavar="FILE", help="certificate to show the stages, for mutual TLS")
     remote.add_argument("--stage-tls-key", type=Path, metavar="FILE", help="its key")

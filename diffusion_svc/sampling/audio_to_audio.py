@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from acestep_rpc.work import reference_steps
 from diffusion_svc.sampling.denoising import Task, denoise
 from diffusion_svc.sampling.params import SamplingParams, build_sampling_schedule
 from diffusion_svc.sampling.schedule import Schedule, shift
@@ -20,8 +21,8 @@ def build_reference_schedule(params: SamplingParams, strength: float) -> Schedul
     """
     if strength == 1:
         return Schedule(timesteps=(), sigmas=(0.0,), num_steps=0)
-    num_steps = int((1 - strength) * params.infer_step + 1e-6)  # 0.1 x 10 is 0.99..., and one step
-    return build_sampling_schedule(replace(params, infer_step=max(num_steps, 1)), sigma_max=1 - strength)
+    num_steps = reference_steps(params.infer_step, strength)
+    return build_sampling_schedule(replace(params, infer_step=num_steps), sigma_max=1 - strength)
 
 
 def audio_to_audio(params: SamplingParams, schedule: Schedule, source: Tensor, strength: float, noise: NoiseSource) -> Task:

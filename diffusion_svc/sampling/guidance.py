@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from acestep_rpc.work import CFG_STAR_ZERO_STEPS, guided_range
+
 APG_MOMENTUM = -0.75
 APG_NORM_THRESHOLD = 2.5
-CFG_STAR_ZERO_STEPS = 1  # evaluations 0 and 1
 
 
 class Branch(Enum):
@@ -52,16 +53,6 @@ class GuidanceParams:
     def double_condition(self) -> bool:
         """Tags and lyrics weighted apart; takes the place of cfg_type and ignores the decay."""
         return self.active and self.guidance_scale_text > 1.0 and self.guidance_scale_lyric > 1.0
-
-
-def guided_range(num_steps: int, guidance_interval: float) -> range:
-    """Indices of the evaluations that are guided: the middle of the run.
-
-    For heun the reference counts N steps although it makes 2 N - 1 evaluations, so that its window sits early; kept for equal results.
-    """
-    start = int(num_steps * ((1 - guidance_interval) / 2))
-    end = int(num_steps * (guidance_interval / 2 + 0.5))
-    return range(start, end)
 
 
 def cfg(full: Tensor, null: Tensor, scale: float) -> Tensor:

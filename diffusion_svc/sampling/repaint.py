@@ -1,19 +1,18 @@
 """New music in a part of a song, or beside it; the rest follows the source and ends as the source."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from acestep_rpc.work import extension_windows, first_step
 from diffusion_svc.sampling.denoising import Task, guided_velocity
 from diffusion_svc.sampling.guidance import Guidance
 from diffusion_svc.sampling.params import SamplingParams
 from diffusion_svc.sampling.schedule import Schedule
 from diffusion_svc.sampling.solvers import Euler, NoiseSource
 from diffusion_svc.sampling.text_to_music import mix_noise
-
-WINDOW_FRAMES = 2583  # 240 seconds, the longest that the network was trained on
 
 
 def repaint(
@@ -66,28 +65,6 @@ def build_mask(num_frames: int, regions: Sequence[tuple[int, int]], feather: flo
     return mask
 
 
-def context_windows(num_frames: int, regions: Sequence[tuple[int, int]], context: int) -> list[tuple[int, int]]:
-    """The regions with so many frames of the song on either side; windows that touch are one.
-
-    Args:
-        num_frames: T.
-        regions: Frames [start, stop), sorted.
-        context: Frames, at least 0.
-    """
-    return merge_spans((max(start - context, 0), min(stop + context, num_frames)) for start, stop in regions)
-
-
-def merge_spans(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans [start, stop) in ascending order of their starts, those that touch or overlap made one."""
-    merged: list[tuple[int, int]] = []
-    for start, stop in spans:
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
-        else:
-            merged.append((start, stop))
-    return merged
-
-
 def extend(
     params: SamplingParams, schedule: Schedule, source: Tensor, left: int, right: int, noise: NoiseSource, retake_noise: NoiseSource
 ) -> Task:
@@ -108,38 +85,6 @@ def extend(
         result[..., low:high] = yield from regenerate(params, schedule, *part, variance=1.0, window=window)
         mask[low:high] = 0
     return result
-
-
-def extension_windows(num_frames: int, left: int, right: int) -> list[tuple[int, int]]:
-    """Frames [start, stop) of the longer song that are computed, window by window: first its end, then its start.
-
-    Nothing when nothing is added, and all of it when it fits. Otherwise a window has as much of the known song as fits beside the new
-    frames, half a window or more where there is so much.
-
-    Args:
-        num_frames: Length of the source.
-        left: Frames to add before it.
-        right: Frames to add after it.
-    """
-    total = left + num_frames + right
-    if total == num_frames:
-        return []
-    if total <= WINDOW_FRAMES:
-        return [(0, total)]
-    windows, known_start, known_stop = [], left, left + num_frames
-
-    def room() -> int:
-        return WINDOW_FRAMES - min(WINDOW_FRAMES // 2, known_stop - known_start)
-
-    while known_stop < total:
-        stop = min(known_stop + room(), total)
-        windows.append((max(stop - WINDOW_FRAMES, known_start), stop))
-        known_stop = stop
-    while known_start > 0:
-        start = max(known_start - room(), 0)
-        windows.append((start, min(start + WINDOW_FRAMES, known_stop)))
-        known_start = start
-    return windows
 
 
 def pad_source(source: Tensor, left: int, right: int, noise: Tensor, retake_noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -176,7 +121,7 @@ def regenerate(
 
     solver = Euler(schedule, omega_scale=0.0)
     guidance = Guidance(params.guidance, schedule.num_steps)
-    first = int(schedule.num_steps * (1 - variance))
+    first = first_step(schedule.num_steps, variance)
     latents = noisy_source(schedule.sigmas[first])
     for index in range(first, len(schedule.timesteps)):
         velocity = yield from guided_velocity(guidance, latents, index, window)

@@ -24,6 +24,8 @@ class Job:
     id: str
     body_sha256: str
     request: bytes
+    priority: music_pb2.Priority
+    cost_seconds: float
     source_id: str | None
     audio_seconds: float
     webhook_url: str | None

@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator
 from acestep_rpc import telemetry
 from acestep_rpc.errors import AcestepError, AttemptsExhausted, Overloaded, RequestCancelled, StageError, StageUnavailable, to_status
 from acestep_rpc.telemetry import JOBS, log
+from acestep_rpc.tracing import work_span
 from acestep_rpc.v1 import music_pb2
+from orchestrator.admission import Admission, accompany
 from orchestrator.assets import AssetStore
 from orchestrator.jobs.database import DatabaseUnavailable
 from orchestrator.jobs.job import PREFIX, Entry, Job, entry
@@ -38,6 +40,7 @@ class Runner:
         sources: What the jobs start from.
         assets: Where the songs go.
         quotas: Get back what jobs that fail were charged.
+        admission: Counts the work under way.
         concurrent_jobs: How many at a time; 0: none, other servers run them.
         max_attempts: Failed attempts after which a job is given up.
         lease_seconds: Of the store.
@@ -50,6 +53,7 @@ class Runner:
         sources: Sources,
         assets: AssetStore,
         quotas: Quotas,
+        admission: Admission,
         concurrent_jobs: int,
         max_attempts: int,
         lease_seconds: float,
@@ -59,6 +63,7 @@ class Runner:
         self._sources = sources
         self._assets = assets
         self._quotas = quotas
+        self._admission = admission
         self._concurrent_jobs = concurrent_jobs
         self._max_attempts = max_attempts
         self._renewal_seconds = min(lease_seconds / _RENEWALS_PER_LEASE, _MAX_RENEWAL_SECONDS)
@@ -94,6 +99,10 @@ class Runner:
     async def _work(self, job: Job) -> None:
         telemetry.request_id.set(job.id)
         telemetry.tenant.set(job.tenant)  # from here on the store and the assets know nothing but what is this tenant's
+        with work_span("job", request_id=job.id, attempt=job.attempt):
+            await self._work_on(job)
+
+    async def _work_on(self, job: Job) -> None:
         log("job_started", attempt=job.attempt, failed_attempts=job.failed_attempts)
         outcome = "lost"
         try:
@@ -176,16 +185,20 @@ class Runner:
     async def _generate(self, job: Job) -> list[Entry]:
         """Make the songs; returns the events that end the job."""
         planned = plan(music_pb2.GenerateRequest.FromString(job.request), _NOTHING_LEFT_TO_DRAW, job.id)
-        source, original = await self._sources.of_task(planned.task, planned.sample_rate, None)
+        descriptions = await self._admission.facts.get(None)
+        frames = await self._sources.num_frames(planned.task, descriptions[2].model_digest)
         results = Results(self._assets, job.attempt)
         history: list[Entry] = []
-        async with contextlib.aclosing(generate(planned, self._stages, None, source, original, results)) as events:
-            async for event in events:
-                match event.WhichOneof("event"):
-                    case "progress":
-                        await self._store.append(job, entry(event))
-                    case "audio_chunk" | "completed":  # known together: a watcher never hears what another attempt might make again
-                        history.append(entry(event))
+        with self._admission.enter(planned, self._admission.estimate(planned, frames, descriptions)) as admitted:
+            source, original = await self._sources.of_task(planned.task, planned.sample_rate, None)
+            made = accompany(generate(planned, self._stages, None, source, original, results, admitted.load), admitted)
+            async with contextlib.aclosing(made) as events:
+                async for event in events:
+                    match event.WhichOneof("event"):
+                        case "progress":
+                            await self._store.append(job, entry(event))
+                        case "audio_chunk" | "completed":  # known together: a watcher never hears what another attempt might make again
+                            history.append(entry(event))
         return history
 
     async def _forget(self, job: Job) -> None:

@@ -31,6 +31,8 @@ jobs = Table(
     Column("id", String(128), primary_key=True),  # the request id, the tenant's own choice
     Column("body_sha256", String(64), nullable=False),
     Column("request", LargeBinary, nullable=False),  # GenerateRequest with nothing left to draw
+    Column("priority", Integer, nullable=False),  # a music_pb2.Priority, never unspecified
+    Column("cost_seconds", Double, nullable=False),  # predicted device time
     Column("source_id", String(128)),  # the tenant's job whose song it starts from, if it does
     Column("audio_seconds", Double, nullable=False),  # of all its songs, as charged
     Column("webhook_url", String(2048)),

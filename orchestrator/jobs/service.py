@@ -10,9 +10,11 @@ from typing import Any
 
 from google.rpc import status_pb2
 
-from acestep_rpc.errors import AlreadyExists, InvalidRequest, NotFound, StageUnavailable, from_status
-from acestep_rpc.telemetry import log, new_request_id, tenant
+from acestep_rpc.admission import retry_seconds
+from acestep_rpc.errors import AlreadyExists, InvalidRequest, NotFound, Overloaded, StageUnavailable, from_status
+from acestep_rpc.telemetry import REFUSED, log, new_request_id, tenant
 from acestep_rpc.v1 import music_pb2
+from orchestrator.admission import Admission, finish_time
 from orchestrator.assets import AssetStore
 from orchestrator.jobs.database import Database, DatabaseUnavailable
 from orchestrator.jobs.job import PREFIX, Entry, Job, body_sha256, entry
@@ -56,12 +58,15 @@ class Jobs:
         """Uploads and kept songs."""
         self.quotas = Quotas(database) if quotas is None else quotas
         """What tenants may use."""
+        self.admission = Admission(stages, settings.max_requests, settings.max_backlog_seconds)
+        """Who is let in, and what the work under way takes."""
         self._runner = Runner(
             self.store,
             stages,
             self.sources,
             assets,
             self.quotas,
+            self.admission,
             settings.concurrent_jobs,
             settings.job_attempts,
             settings.job_lease_seconds,
@@ -110,20 +115,45 @@ class Jobs:
         generation = music_pb2.GenerateRequest()
         generation.CopyFrom(self.quotas.with_priority(request.generation))
         generation.keep_results = True
-        planned = plan(generation, self._seed_source, new_request_id(), await self._stages.sampling_defaults(deadline))
+        descriptions = await self.admission.facts.get(deadline)
+        planned = plan(generation, self._seed_source, new_request_id(), descriptions[1].sampling_defaults)
+        frames = await self.sources.num_frames(planned.task, descriptions[2].model_digest)
+        estimate = self.admission.estimate(planned, frames, descriptions)
+        waiting = await self._check_queue()
         source = await self.sources.check(planned.task, deadline)
         accepted = music_pb2.GenerateEvent(request_id=planned.request_id)
         duration_seconds = song_seconds(planned.task, source)
         accepted.accepted.CopyFrom(music_pb2.Accepted(seeds=planned.seeds, duration_seconds=duration_seconds))
+        if estimate is not None:
+            accepted.accepted.estimated_finish_time.CopyFrom(finish_time(waiting + estimate.seconds))
         accepted.time.GetCurrentTime()
         await self.sources.results.claim(planned.request_id)
+        cost_seconds = estimate.prediction.device_seconds if estimate is not None else 0.0
         audio_seconds = duration_seconds * len(planned.seeds)
-        columns = _columns(planned, generation, digest, audio_seconds)
+        columns = _columns(planned, generation, digest, audio_seconds) | {
+            "cost_seconds": cost_seconds,
+            "webhook_url": request.webhook_url or None,
+            "webhook_secret": secret,
+        }
         async with self.quotas.request(audio_seconds):
-            webhook = {"webhook_url": request.webhook_url or None, "webhook_secret": secret}
-            job = await self.store.add(columns | webhook, entry(accepted))
+            job = await self.store.add(columns, entry(accepted))
         self._runner.wake.set()
         return job
+
+    async def _check_queue(self) -> float:
+        """Predicted device time of all jobs that wait.
+
+        Raises:
+            Overloaded: There are too many jobs already.
+        """
+        count, waiting_seconds, all_seconds = await self.store.load()
+        limits = self._settings
+        if count >= limits.max_queued_jobs or all_seconds > limits.max_queued_job_seconds:
+            REFUSED.labels("jobs").inc()
+            full = f"{count} jobs of {all_seconds:.3g} s have not ended; the limits are {limits.max_queued_jobs} and"
+            retry = max(all_seconds - limits.max_queued_job_seconds, retry_seconds(all_seconds, count))
+            raise Overloaded(f"{full} {limits.max_queued_job_seconds:g} s", retry)
+        return waiting_seconds
 
     def _webhook_secret(self, request: music_pb2.SubmitGenerationRequest) -> str | None:
         if not request.HasField("webhook_url"):
@@ -239,6 +269,7 @@ def _columns(planned: Plan, request: music_pb2.GenerateRequest, digest: str, aud
         "body_sha256": digest,
         "request": resolved_request(request, planned).SerializeToString(),
         "audio_seconds": audio_seconds,
+        "priority": planned.priority,
         "source_id": source.split("/")[1] if is_result(source) else None,
     }
 

@@ -32,6 +32,9 @@ QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = (
     music_pb2.JOB_STATE_CANCELLED,
 )
 
+CLASS_SECONDS = 3600.0
+"""Of waiting, that a job of a class has ahead of one of the next lower class."""
+
 
 class LeaseLost(Exception):
     """The job is no longer this attempt's: it was cancelled, deleted, or taken up by another server."""
@@ -55,7 +58,7 @@ class JobStore:
         """Add a job that waits for its turn; one that is there already with the same body is returned as it is.
 
         Args:
-            job: id, body_sha256, request, source_id, audio_seconds, webhook_url and webhook_secret.
+            job: id, body_sha256, request, source_id, audio_seconds, priority, cost_seconds, webhook_url and webhook_secret.
             accepted: Its first event.
         Raises:
             AlreadyExists: Its id was used with another body.
@@ -66,7 +69,7 @@ class JobStore:
         """Add what was made and kept outside of a job, so that it is listed, found and deleted like one.
 
         Args:
-            job: id, body_sha256, request, source_id and audio_seconds.
+            job: id, body_sha256, request, source_id, audio_seconds and priority.
             history: Its events, the last one completed.
         Raises:
             AlreadyExists: Its id was used.
@@ -81,6 +84,8 @@ class JobStore:
     async def _insert(self, job: dict[str, Any], history: Sequence[Entry]) -> Job:
         values = {
             "tenant": tenant.get(),
+            "priority": music_pb2.PRIORITY_NORMAL,
+            "cost_seconds": 0.0,
             "attempt": 0,
             "failed_attempts": 0,
             "size_bytes": 0,
@@ -139,11 +144,30 @@ class JobStore:
 
         return await self._database.run(transaction)
 
+    async def load(self) -> tuple[int, float, float]:
+        """Jobs that have not ended; predicted seconds of those of them that wait, and of all of them."""
+        waits = case((jobs.c.state == QUEUED, jobs.c.cost_seconds), else_=0.0)
+        query = select(func.count(), func.coalesce(func.sum(waits), 0.0), func.coalesce(func.sum(jobs.c.cost_seconds), 0.0))
+
+        async def transaction(connection: AsyncConnection) -> tuple[int, float, float]:
+            count, waiting, total = (await connection.execute(query.where(jobs.c.state.in_(UNFINISHED)))).one()
+            return int(count), float(waiting), float(total)
+
+        return await self._database.run(transaction)
+
     async def take(self) -> Job | None:
-        """Begin an attempt at the oldest job that waits, or whose server was not heard of for the length of its lease."""
+        """Begin an attempt at the first job that waits, or whose server was not heard of for the length of its lease.
+
+        A class counts as much as an hour of waiting: higher ones go first, and lower ones have their turn.
+        """
         waits = and_(jobs.c.state == QUEUED, jobs.c.not_before <= now())
         abandoned = and_(jobs.c.state == RUNNING, jobs.c.lease_expires < now())
-        oldest = select(jobs.c.tenant, jobs.c.id).where(or_(waits, abandoned)).order_by(jobs.c.created, jobs.c.id).limit(1)
+        oldest = (
+            select(jobs.c.tenant, jobs.c.id)
+            .where(or_(waits, abandoned))
+            .order_by(jobs.c.created - CLASS_SECONDS * jobs.c.priority, jobs.c.id)
+            .limit(1)
+        )
         first = oldest.with_for_update(skip_locked=True).cte("first")
         statement = (
             update(jobs)

@@ -138,6 +138,10 @@ REQUESTS = {
     f"{MUSIC}/SubmitGeneration": lambda things: [
         music_pb2.SubmitGenerationRequest(generation=from_source(source)) for source in ({"asset": things.asset}, {"result": things.result})
     ],
+    f"{MUSIC}/EstimateGeneration": lambda things: [
+        music_pb2.EstimateGenerationRequest(generation=from_source(source))
+        for source in ({"asset": things.asset}, {"result": things.result})
+    ],
     f"{MUSIC}/WatchGeneration": lambda things: [
         music_pb2.WatchGenerationRequest(name=things.operation),
         music_pb2.WatchGenerationRequest(name=things.running, from_sequence=2),
@@ -155,7 +159,6 @@ REQUESTS = {
 """Every way to name what a tenant has."""
 
 NAMELESS = {
-    f"{MUSIC}/EstimateGeneration",  # answers UNIMPLEMENTED; as soon as it does not, it belongs above
     f"{MUSIC}/UploadAudio",
     f"{MUSIC}/GetCapabilities",
     "acestep_rpc.v1.LyricsService/Preview",

@@ -10,9 +10,11 @@ import pytest
 import torch
 from prometheus_client import REGISTRY
 
-from acestep_rpc.errors import Overloaded, StageError
+from acestep_rpc.admission import Memory
+from acestep_rpc.errors import Overloaded, ShapeTooLarge, StageError
 from diffusion_svc.batcher import Batcher, Progress, Result
 from diffusion_svc.budget import Budget
+from diffusion_svc.memory import LATENT_COPIES, request_bytes
 from diffusion_svc.sampler import Sampler, SamplingRequest
 from diffusion_svc.scheduling import Priority, Terms
 from tests import tiny
@@ -207,3 +209,52 @@ async def test_500_withdrawn_requests_leave_nothing_behind():
     gc.collect()
     assert len(started) == 0
     assert isinstance((await collect(batcher, tiny.sampling_request()))[-1], Result)
+
+
+def test_memory_of_a_request_counts_branches_songs_and_tokens():
+    model = tiny.transformer(num_layers=2)
+    request = tiny.sampling_request((1, 2), num_frames=9)
+    keys_and_values = 2 * 2 * 2 * 9 * 16 * 4  # branches, layers, both, tokens, width, bytes
+    assert request_bytes(request, model.config, model.dtype) == keys_and_values + 2 * LATENT_COPIES * 8 * 16 * 9 * 4
+    double = tiny.guidance_params(guidance_scale_text=5.0, guidance_scale_lyric=2.0)
+    larger = tiny.sampling_request((1, 2), num_frames=9, params=tiny.sampling_params(guidance=double))
+    assert request_bytes(larger, model.config, model.dtype) - request_bytes(request, model.config, model.dtype) == keys_and_values // 2
+
+
+async def test_requests_that_memory_does_not_hold_together_run_one_after_another():
+    sampler = CountingSampler(tiny.transformer())
+    request = tiny.sampling_request(num_frames=9)
+    one = request_bytes(request, sampler.model.config, sampler.model.dtype)
+    memory = Memory(int(1.5 * one), "cpu")
+    batcher = Batcher(sampler, ThreadPoolExecutor(max_workers=1), Budget(1000, 0.01), 8, memory=memory)
+    await asyncio.gather(*(collect(batcher, request) for _ in range(3)))
+    assert sampler.groups == [[9]] * 12
+    assert memory.free_bytes == int(1.5 * one)
+    with pytest.raises(ShapeTooLarge, match=f"{int(1.5 * one)} are for requests"):
+        await collect(batcher, tiny.sampling_request((1, 2, 3), num_frames=9))
+
+
+async def test_a_refused_request_is_told_when_room_may_be():
+    batcher = make(CountingSampler(tiny.transformer()), max_requests=2)
+    events = [batcher.sample(tiny.sampling_request(num_frames=30, params=tiny.sampling_params(1000))) for _ in range(2)]
+    for event in events:
+        await anext(event)
+    with pytest.raises(Overloaded) as caught:
+        await collect(batcher, tiny.sampling_request())
+    assert caught.value.retry_after_seconds == pytest.approx(max(batcher.backlog_seconds / 2, 1.0), rel=0.5)
+    assert batcher.backlog_seconds > 0
+    for event in events:
+        await event.aclose()
+    assert batcher.backlog_seconds == 0
+
+
+async def test_the_cost_of_forwards_is_learned_and_the_budget_follows():
+    def observed() -> float:
+        return REGISTRY.get_sample_value("acestep_cost_error_ratio_count", {"stage": "diffusion"}) or 0
+
+    count, too_fast = observed(), Budget(5000, 0.01, step_seconds=0.01)
+    batcher = Batcher(Sampler(tiny.transformer()), ThreadPoolExecutor(max_workers=1), too_fast, 8)
+    await collect(batcher, tiny.sampling_request(num_frames=9, params=tiny.sampling_params(60)))
+    assert batcher.coefficients["row_frames"] > 10 * 0.01 / 5000
+    assert batcher.forward_size < 500
+    assert observed() == count + 60

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from diffusion_svc.sampling.guidance import Branch, CfgType, Guidance, MomentumBuffer, apg, cfg, cfg_star, double_condition, guided_range
+from acestep_rpc.work import guided_range
+from diffusion_svc.sampling.guidance import Branch, CfgType, Guidance, MomentumBuffer, apg, cfg, cfg_star, double_condition
 from tests import tiny
 
 

@@ -1,10 +1,11 @@
 import pytest
 import torch
 
+from acestep_rpc.work import context_windows, extension_windows
 from diffusion_svc.sampler import Sampler
 from diffusion_svc.sampling.guidance import CfgType
 from diffusion_svc.sampling.params import build_sampling_schedule
-from diffusion_svc.sampling.repaint import build_mask, context_windows, extension_windows, regenerate, repaint
+from diffusion_svc.sampling.repaint import build_mask, regenerate, repaint
 from diffusion_svc.sampling.solvers import seeded_noise
 from diffusion_svc.sampling.text_to_music import mix_noise
 from diffusion_svc.tasks import Extend, Repaint

@@ -355,8 +355,9 @@ async def test_more_positions_than_the_checkpoint_has_are_refused(worker):
 
 async def test_the_stage_describes_itself(store):
     model = tiny.transformer()
+    batcher = Batcher(Sampler(model), ThreadPoolExecutor(max_workers=1), Budget(100, 0.5), max_requests=4)
     stub = InProcessStub(
-        StageServicer(model, model_digest(model), AdapterStore(store, model, 4), sampling_pb2.SamplingParams(infer_step=7))
+        StageServicer(model, model_digest(model), AdapterStore(store, model, 4), sampling_pb2.SamplingParams(infer_step=7), batcher)
     )
     described = await stub.Describe(stage_pb2.DescribeRequest())
     assert described.stage == "diffusion"
@@ -366,6 +367,8 @@ async def test_the_stage_describes_itself(store):
     assert described.sampling_defaults == sampling_pb2.SamplingParams(infer_step=7)
     assert len(described.model_digest) == 64
     assert described.features["adapters"] == "misfit,rap"
+    assert [(cost.name, dict(cost.coefficients)) for cost in described.costs] == [("forward", {"row_frames": pytest.approx(0.005)})]
+    assert (described.limits["forward_row_frames"], described.backlog_seconds) == (100, 0)
     (store / "rap").rename(store / "jazz")
     assert (await stub.Describe(stage_pb2.DescribeRequest())).features["adapters"] == "jazz,misfit"
 

@@ -5,8 +5,8 @@ import torch
 
 from acestep_rpc.torch_tensor import pack
 from acestep_rpc.v1 import diffusion_pb2
+from acestep_rpc.work import WINDOW_FRAMES, extension_windows
 from diffusion_svc.sampler import Sampler
-from diffusion_svc.sampling.repaint import WINDOW_FRAMES, extension_windows
 from diffusion_svc.task_fields import MAX_FRAMES, num_frames, read_task
 from diffusion_svc.tasks import Extend, Repaint, Retake
 from tests import tiny

@@ -5,9 +5,10 @@ import shutil
 import grpc.aio
 import pytest
 import torch
+from prometheus_client import REGISTRY
 from safetensors.torch import save_file
 
-from acestep_rpc.errors import InvalidRequest, NotFound, Unimplemented
+from acestep_rpc.errors import InvalidRequest, NotFound
 from acestep_rpc.inprocess import InProcessStub
 from acestep_rpc.server import serve
 from acestep_rpc.torch_tensor import unpack
@@ -204,10 +205,10 @@ async def test_the_stage_describes_itself(stubs):
     assert description.versions["torch"] == torch.__version__
 
 
-async def test_status_is_not_built_yet(stubs):
-    with pytest.raises(Unimplemented):
-        async for _ in stubs["acestep_rpc.v1.StageService"].WatchStatus(stage_pb2.WatchStatusRequest()):
-            pass
+async def test_the_status_tells_the_load(stubs):
+    statuses = stubs["acestep_rpc.v1.StageService"].WatchStatus(stage_pb2.WatchStatusRequest())
+    assert await anext(statuses) == stage_pb2.WatchStatusResponse()
+    await statuses.aclose()
 
 
 async def test_it_serves_over_the_network(checkpoint):
@@ -231,3 +232,25 @@ async def test_negative_tags_too_are_put_into_the_checkpoints_words(checkpoint, 
     assert (response.tags, list(response.tag_warnings)) == ("pop", ["negative tags: the tag 'metal' is read as 'rock'"])
     rock = await known.EncodePrompt(request(tags="rock"))
     assert response.conditioning.null_text_hidden_states == rock.conditioning.text_hidden_states
+
+
+async def test_prompts_are_priced_and_what_the_cache_knows_teaches_nothing(stubs, encode):
+    def learned() -> float:
+        return REGISTRY.get_sample_value("acestep_cost_error_ratio_count", {"stage": "encoder"}) or 0
+
+    described = await stubs["acestep_rpc.v1.StageService"].Describe(stage_pb2.DescribeRequest())
+    costs = {cost.name: dict(cost.coefficients) for cost in described.costs}
+    assert costs.keys() == {"encode", "text_tokens", "lyric_tokens"}
+    assert sum(costs["encode"].values()) > 0
+    assert described.backlog_seconds == 0
+    count = learned()
+    for _ in range(3):
+        await encode(request())
+    assert learned() == count + 1
+
+
+async def test_too_many_prompts_are_refused(checkpoint):
+    registrations = await load(Settings(checkpoint=checkpoint, device="cpu", dtype="float32", max_requests=2))
+    encode = InProcessStub(registrations[0].servicer).EncodePrompt
+    results = await asyncio.gather(*(encode(request(tags=f"pop {number}")) for number in range(5)), return_exceptions=True)
+    assert [type(result).__name__ for result in results] == ["EncodePromptResponse"] * 2 + ["Overloaded"] * 3

@@ -18,6 +18,7 @@ from acestep_rpc.inprocess import InProcessStub
 from acestep_rpc.receipt import to_dict
 from acestep_rpc.server import Registration, serve
 from acestep_rpc.settings import ServerSettings
+from acestep_rpc.status import LoadStatus
 from acestep_rpc.telemetry import request_id
 from acestep_rpc.v1 import (
     diffusion_pb2,
@@ -43,9 +44,15 @@ PIECE = 100_000
 class Describing(stage_pb2_grpc.StageServiceServicer):
     def __init__(self, stage: str) -> None:
         self.stage = stage
+        self.load = LoadStatus(stage_pb2.WatchStatusResponse)
 
     async def Describe(self, request: Any, context: Any) -> stage_pb2.DescribeResponse:
         return stage_pb2.DescribeResponse(stage=self.stage, model_digest=f"digest of {self.stage}", dtype="float32", device="cpu")
+
+    async def WatchStatus(self, request: Any, context: Any) -> AsyncIterator[stage_pb2.WatchStatusResponse]:
+        async with contextlib.aclosing(self.load.watch()) as statuses:
+            async for status in statuses:
+                yield status
 
 
 class Encoder(encoder_pb2_grpc.EncoderServiceServicer):
@@ -142,9 +149,9 @@ async def open_stages(request: pytest.FixtureRequest) -> AsyncIterator[Open]:
 
         async def start(stage: str, full_name: str, servicer: Any, add: Any) -> str:
             async def build() -> Sequence[Registration]:
-                describing = Registration(
-                    "acestep_rpc.v1.StageService", Describing(stage), stage_pb2_grpc.add_StageServiceServicer_to_server
-                )
+                one = Describing(stage)
+                add_stage = stage_pb2_grpc.add_StageServiceServicer_to_server
+                describing = Registration("acestep_rpc.v1.StageService", one, add_stage, one.load.drain)
                 return [Registration(full_name, servicer, add), describing]
 
             server = await serve(ServerSettings(), build)

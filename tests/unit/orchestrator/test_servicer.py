@@ -46,7 +46,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 def servicer(stages: Stages, database: Database) -> Any:
     settings = Settings(encoder="a:1", diffusion="b:2", vae="c:3")
-    return MusicServicer(stages, Jobs(database, stages, AssetStore("memory://"), settings))  # type: ignore[abstract]
+    return MusicServicer(stages, Jobs(database, stages, AssetStore("memory://"), settings))
 
 
 @pytest.fixture
@@ -93,9 +93,10 @@ async def test_a_bad_request_is_refused_with_every_field_over_the_wire(stub: Any
     assert [field for field, _ in caught.value.violations] == ["prompt", "sampling.guidance_scale", "text_to_music.duration_seconds"]
 
 
-async def test_what_is_not_built_is_unimplemented(stub: Any) -> None:
-    with pytest.raises(errors.Unimplemented, match="EstimateGeneration is not built yet"):
-        await stub.EstimateGeneration(music_pb2.EstimateGenerationRequest())
+async def test_there_is_no_estimate_where_stages_name_no_costs(stub: Any) -> None:
+    request = music_pb2.EstimateGenerationRequest(generation={"prompt": {"tags": "funk"}})
+    with pytest.raises(errors.StageUnavailable, match="does not say what its work costs"):
+        await stub.EstimateGeneration(request)
 
 
 async def test_a_job_is_refused_as_a_call_is(stub: Any) -> None:

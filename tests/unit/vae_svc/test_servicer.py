@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 import io
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,17 +10,25 @@ import pytest
 import soundfile
 import torch
 
-from acestep_rpc.errors import InvalidRequest, StageError
+from acestep_rpc.admission import Backlog, Memory
+from acestep_rpc.cost import CostModel
+from acestep_rpc.errors import InvalidRequest, Overloaded, ShapeTooLarge, StageError
 from acestep_rpc.inprocess import InProcessStub
 from acestep_rpc.settings import SettingsError, from_environment
 from acestep_rpc.torch_tensor import pack, unpack
 from acestep_rpc.v1 import stage_pb2, tensor_pb2, vae_pb2
 from vae_svc.codec import PIECE_LATENTS, Codec, num_samples
+from vae_svc.costs import CodecCosts, measure_costs
 from vae_svc.servicer import VaeServicer, choose_dtype, load
 from vae_svc.settings import PREFIX, Settings
 from vae_svc.weights import load_codec
 
 SETTINGS = Settings(checkpoint=Path(), max_latent_frames=1000, max_file_bytes=400_000, max_duration_seconds=5.0)
+COSTS = {
+    "decode": CostModel([({"songs": 1.0, "frames": 10.0}, 0.1)]),
+    "encode_audio": CostModel([({"files": 1.0, "seconds": 1.0}, 0.1)]),
+    "bytes_per_frame": 100,
+}
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +37,14 @@ def worker() -> Iterator[ThreadPoolExecutor]:
         yield executor
 
 
+def servicer(codec: Codec, worker: ThreadPoolExecutor, settings: Settings = SETTINGS, memory_bytes: int = 2**40) -> VaeServicer:
+    backlog, memory = Backlog("vae", settings.max_requests), Memory(memory_bytes, "cpu")
+    return VaeServicer(codec, worker, settings, CodecCosts(**COSTS), backlog, memory)
+
+
 @pytest.fixture
 def stub(codec: Codec, worker: ThreadPoolExecutor) -> InProcessStub:
-    return InProcessStub(VaeServicer(codec, worker, SETTINGS))
+    return InProcessStub(servicer(codec, worker))
 
 
 async def decode(stub: InProcessStub, request: vae_pb2.DecodeLatentsRequest) -> list[vae_pb2.DecodeLatentsResponse]:
@@ -107,7 +121,7 @@ async def test_a_waveform_that_is_not_finite_is_an_error_not_silence(checkpoint,
     broken = load_codec(checkpoint, torch.device("cpu"), torch.float32).codec
     broken.vocoder.head.conv_post.bias.fill_(torch.nan)
     with pytest.raises(StageError, match="not finite"):
-        await decode(InProcessStub(VaeServicer(broken, worker, SETTINGS)), request(torch.zeros(8, 16, 4)))
+        await decode(InProcessStub(servicer(broken, worker)), request(torch.zeros(8, 16, 4)))
 
 
 async def test_concurrent_decodes_advance_in_turn(stub, latents):
@@ -262,3 +276,49 @@ async def test_a_file_read_at_another_rate_is_resampled(stub):
 async def test_what_cannot_be_read_is_refused(stub, content, rate, field):
     with pytest.raises(InvalidRequest, match=field):
         await anext(stub.ReadAudio(iter(read_requests(content, sample_rate=rate))))
+
+
+async def test_a_decode_is_priced_and_its_price_is_learned(codec, worker, latents):
+    model = CostModel([({"songs": 1.0, "frames": 10.0}, 1e-3)])
+    backlog = Backlog("vae", 8)
+    stub = InProcessStub(VaeServicer(codec, worker, SETTINGS, CodecCosts(**COSTS | {"decode": model}), backlog, Memory(2**40, "cpu")))
+    for _ in range(16):
+        pieces = stub.DecodeLatents(request(latents(4)))
+        await anext(pieces)
+        assert 0 <= backlog.seconds <= model.predict({"songs": 1.0, "frames": 4.0})
+        async for _ in pieces:
+            pass
+    assert backlog.seconds == 0
+    assert model.predict({"songs": 1.0, "frames": 4.0}) > 1e-3
+
+
+async def test_too_many_decodes_are_refused_and_told_when_to_come_back(codec, worker, latents):
+    stub = InProcessStub(servicer(codec, worker, dataclasses.replace(SETTINGS, max_requests=1)))
+    first = stub.DecodeLatents(request(latents(PIECE_LATENTS + 20)))
+    await anext(first)
+    with pytest.raises(Overloaded) as caught:
+        await decode(stub, request(latents(2)))
+    assert caught.value.retry_after_seconds >= 1
+    await first.aclose()
+    assert await decode(stub, request(latents(2)))
+
+
+async def test_songs_that_memory_does_not_hold_together_are_decoded_one_after_another(codec, worker, latents):
+    stub = InProcessStub(servicer(codec, worker, memory_bytes=100 * (PIECE_LATENTS + 30)))
+    first = stub.DecodeLatents(request(latents(PIECE_LATENTS + 20)))
+    await anext(first)
+    second = asyncio.create_task(decode(stub, request(latents(20))))
+    await asyncio.sleep(0.1)
+    assert not second.done()
+    async for _ in first:
+        pass
+    assert await second
+    with pytest.raises(ShapeTooLarge):
+        await decode(stub, request(latents(PIECE_LATENTS + 31)))
+
+
+async def test_what_the_codec_costs_is_measured_at_the_start(codec):
+    costs = measure_costs(codec)
+    assert costs.decode.predict({"songs": 1.0, "frames": 100.0}) > 0
+    assert costs.encode_audio.predict({"files": 1.0, "seconds": 10.0}) > 0
+    assert costs.bytes_per_frame > 8 * 16 * 4

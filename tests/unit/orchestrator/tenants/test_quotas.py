@@ -66,10 +66,8 @@ async def test_two_orchestrators_let_no_more_calls_through_than_one_minute_has(q
 
 
 async def test_waiting_as_long_as_the_error_says_is_enough(databases: list[Database]) -> None:
-    quotas = Quotas(databases[0], lambda: read_tenants("alice.requests_per_minute = 120", "file"))
+    quotas = Quotas(databases[0], lambda: read_tenants("alice.requests_per_minute = 30", "file"))
     with acting("alice"):
-        errors = [await outcome(quotas.count_call()) for _ in range(125)]
-        assert sum(error is not None for error in errors) >= 1
         while (error := await outcome(quotas.count_call())) is None:
             pass
         assert error.retry_after_seconds is not None

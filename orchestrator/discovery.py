@@ -1,0 +1,215 @@
+"""Where the replicas of a stage are: a list, a name in DNS, or the EndpointSlices of a Kubernetes service."""
+
+import asyncio
+import contextlib
+import ipaddress
+import random
+import re
+import socket
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+from kubernetes import client, config, watch
+
+from acestep_rpc.settings import SettingsError
+from acestep_rpc.telemetry import log
+
+Endpoints = Mapping[str, bool]
+"""From the target of a replica, as "10.0.0.7:50052", to whether it takes new work; one that only finishes what it has does not."""
+Resolve = Callable[[str, int], Awaitable[Iterable[str]]]
+"""From a name and a port to addresses. Raises OSError."""
+
+RESOLVE_SECONDS = 5.0
+WATCH_SECONDS = 300
+"""After so long a watch ends, and the list is read anew."""
+_FIRST_RETRY_SECONDS, _MAX_RETRY_SECONDS = 0.5, 30.0
+_FORBIDDEN = 403
+_GONE = 410
+_PORT = r":(\d{1,5})"
+_LIST = re.compile(rf"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+){_PORT}")
+_DNS = re.compile(rf"dns:///([A-Za-z0-9._-]+){_PORT}")
+_CLUSTER = re.compile(rf"k8s:///([a-z0-9-]+)/([a-z0-9-]+){_PORT}")
+
+
+async def discover(address: str) -> AsyncGenerator[Endpoints]:
+    """The replicas, at once and after every change.
+
+    Args:
+        address: "host:port,host:port"; "dns:///name:port", all addresses of the name, asked for again every 5 s; or
+            "k8s:///namespace/service:port", watched, for programs in a cluster that may read EndpointSlices.
+    """
+    if name := _DNS.fullmatch(address):
+        endpoints = resolved(name[1], int(name[2]))
+    elif service := _CLUSTER.fullmatch(address):
+        endpoints = endpoint_slices(service[1], service[2], int(service[3]), _cluster())
+    else:
+        yield dict.fromkeys(address.split(","), True)
+        return
+    async with contextlib.aclosing(endpoints):
+        async for found in endpoints:
+            yield found
+
+
+def check_address(name: str, address: str) -> None:
+    """Refuse what `discover` cannot read.
+
+    Args:
+        name: Of the setting, for the message.
+        address: As for `discover`.
+    Raises:
+        SettingsError: It is none.
+    """
+    listed = all(_LIST.fullmatch(target) for target in address.split(","))
+    if not (listed or _DNS.fullmatch(address) or _CLUSTER.fullmatch(address)):
+        raise SettingsError(f'{name} {address!r} is none of "host:port,host:port", "dns:///name:port", "k8s:///namespace/service:port"')
+
+
+async def look_up(name: str, port: int) -> list[str]:
+    """Addresses of a name, by the system's resolver."""
+    found = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    return [str(info[4][0]) for info in found]
+
+
+async def resolved(name: str, port: int, resolve: Resolve = look_up, seconds: float = RESOLVE_SECONDS) -> AsyncGenerator[Endpoints]:
+    """All addresses of a name, each time that they change; a name that nobody knows has none, an answer that fails changes nothing.
+
+    Args:
+        name: In DNS.
+        port: Of every replica.
+        resolve: Asked.
+        seconds: Between two questions.
+    """
+    last: Endpoints | None = None
+    while True:
+        try:
+            endpoints = dict.fromkeys(sorted(_target(address, port) for address in await resolve(name, port)), True)
+        except OSError as error:
+            unknown = isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME
+            log("name_not_resolved", name=name, reason=str(error))
+            endpoints = {} if unknown or last is None else dict(last)
+        if endpoints != last:
+            yield endpoints
+            last = endpoints
+        await asyncio.sleep(seconds)
+
+
+def _target(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ipaddress.ip_address(address.partition("%")[0]).version == 6 else f"{address}:{port}"
+
+
+def _cluster() -> client.DiscoveryV1Api:
+    """The API server of the cluster that this program runs in, or of the user's configuration."""
+    try:
+        config.load_incluster_config()  # type: ignore[no-untyped-call]  # the client has no types here
+    except config.ConfigException:
+        try:
+            config.load_kube_config()  # type: ignore[no-untyped-call]
+        except config.ConfigException as error:
+            raise SettingsError(f"k8s:/// needs a cluster: {error}") from error
+    return client.DiscoveryV1Api()
+
+
+async def endpoint_slices(namespace: str, service: str, port: int, api: client.DiscoveryV1Api) -> AsyncGenerator[Endpoints]:
+    """The endpoints of a service, each time that they change; those of DNS where reading EndpointSlices is forbidden.
+
+    Args:
+        namespace: Of the service.
+        service: A headless one.
+        port: Of every replica.
+        api: Of the cluster.
+    """
+    changes: asyncio.Queue[Endpoints | None] = asyncio.Queue()
+    loop, stopped = asyncio.get_running_loop(), threading.Event()
+
+    def tell(endpoints: Endpoints | None) -> None:
+        if not stopped.is_set():
+            loop.call_soon_threadsafe(changes.put_nowait, endpoints)
+
+    watcher = _SliceWatcher(api, namespace, service, port, tell, stopped)
+    threading.Thread(target=watcher.run, name=f"endpoints-{service}", daemon=True).start()  # it ends with the next answer after `stopped`
+    last: Endpoints | None = None
+    try:
+        while (endpoints := await changes.get()) is not None:
+            if endpoints != last:
+                yield endpoints
+                last = endpoints
+    finally:
+        stopped.set()
+    async for endpoints in resolved(f"{service}.{namespace}.svc", port):
+        yield endpoints
+
+
+class _SliceWatcher:
+    """Lists and watches in a thread of its own: the client knows no asyncio."""
+
+    def __init__(
+        self,
+        api: client.DiscoveryV1Api,
+        namespace: str,
+        service: str,
+        port: int,
+        tell: Callable[[Endpoints | None], None],
+        stopped: threading.Event,
+    ) -> None:
+        self._api: Any = api
+        self._selection = {"namespace": namespace, "label_selector": f"kubernetes.io/service-name={service}"}
+        self._port = port
+        self._tell = tell
+        self._stopped = stopped
+        self._slices: dict[str, Any] = {}
+
+    def run(self) -> None:
+        """Tell the endpoints until stopped; None: reading them is forbidden."""
+        delay = _FIRST_RETRY_SECONDS
+        while not self._stopped.is_set():
+            try:
+                self._follow()
+                delay = _FIRST_RETRY_SECONDS
+            except client.ApiException as error:
+                if error.status == _FORBIDDEN:
+                    log("endpoint_slices_forbidden", instead="DNS", reason=error.reason)
+                    self._tell(None)
+                    return
+                if error.status != _GONE:  # gone: the list is read anew, at once
+                    delay = self._pause(delay, error)
+            except Exception as error:  # the client lets the errors of its HTTP library through
+                delay = self._pause(delay, error)
+
+    def _follow(self) -> None:
+        """List once, then watch until the server ends it."""
+        listed = self._api.list_namespaced_endpoint_slice(**self._selection, _request_timeout=(5, 30))
+        self._slices = {piece.metadata.name: piece for piece in listed.items}
+        self._report()
+        events: Any = watch.Watch().stream(  # type: ignore[no-untyped-call]  # the client has no types here
+            self._api.list_namespaced_endpoint_slice,
+            **self._selection,
+            resource_version=listed.metadata.resource_version,
+            timeout_seconds=WATCH_SECONDS,
+            _request_timeout=(5, WATCH_SECONDS + 30),
+        )
+        for event in events:
+            if self._stopped.is_set():
+                return
+            piece = event["object"]
+            if event["type"] == "DELETED":
+                self._slices.pop(piece.metadata.name, None)
+            else:
+                self._slices[piece.metadata.name] = piece
+            self._report()
+
+    def _report(self) -> None:
+        endpoints: dict[str, bool] = {}
+        for piece in self._slices.values():
+            for endpoint in piece.endpoints or ():
+                conditions = endpoint.conditions
+                ready = conditions is None or conditions.ready is not False
+                finishing = conditions is not None and conditions.terminating is True and conditions.serving is not False
+                if ready or finishing:
+                    endpoints |= {_target(address, self._port): ready and not finishing for address in endpoint.addresses}
+        self._tell(dict(sorted(endpoints.items())))
+
+    def _pause(self, delay: float, error: Exception) -> float:
+        log("endpoint_slices_away", reason=f"{type(error).__name__}: {error}", retry_seconds=round(delay, 1))
+        self._stopped.wait(delay * random.uniform(0.5, 1.5))  # noqa: S311
+        return min(2 * delay, _MAX_RETRY_SECONDS)

@@ -1,0 +1,59 @@
+"""Quotes of real servers against what they then take."""
+
+import asyncio
+import time
+
+import grpc
+import pytest
+
+from acestep_rpc.v1 import music_pb2
+from tests.integration.requests import song_request
+
+FACTOR = 5.0
+"""Between a quote and the time it takes: the machine may be busy with other things for one of the two."""
+
+
+def long_request(**fields) -> music_pb2.GenerateRequest:
+    request = song_request(**fields)
+    request.text_to_music.duration_seconds = 60
+    request.sampling.infer_step = 60
+    return request
+
+
+async def estimate(music, request):
+    return await music.EstimateGeneration(music_pb2.EstimateGenerationRequest(generation=request))
+
+
+async def steps_done(system) -> float:
+    return await asyncio.to_thread(system.stage("diffusion").metric, "acestep_step_seconds_count")
+
+
+async def test_a_song_takes_about_what_was_quoted(system, music):
+    before = await steps_done(system)
+    quote = await estimate(music, long_request())
+    assert await steps_done(system) == before
+    device_seconds = quote.device_time.ToMilliseconds() / 1000
+    assert device_seconds > 0
+    started = time.monotonic()
+    accepted, completed = None, None
+    async for event in music.Generate(long_request()):
+        accepted = event.accepted if event.HasField("accepted") else accepted
+        completed = time.monotonic() - started if event.HasField("completed") else completed
+    assert 1 / FACTOR < device_seconds / completed < FACTOR
+    promised = accepted.estimated_finish_time.ToMilliseconds() / 1000
+    quoted = quote.estimated_finish_time.ToMilliseconds() / 1000
+    assert abs(promised - quoted) < 5
+    errors = await asyncio.to_thread(system.front.metric, "acestep_eta_error_seconds_count")
+    assert errors >= 1
+    assert await asyncio.to_thread(system.stage("diffusion").metric, "acestep_cost_error_ratio_count", stage="diffusion") > 0
+
+
+async def test_a_deadline_that_no_device_meets_is_refused_without_a_step(system, music):
+    await estimate(music, long_request())
+    before = await steps_done(system)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        async for _ in music.Generate(long_request(num_variants=16), timeout=0.5):
+            pass
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert int(dict(refused.value.trailing_metadata())["grpc-retry-pushback-ms"]) >= 1000
+    assert await steps_done(system) == before
