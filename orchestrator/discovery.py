@@ -21,6 +21,8 @@ Resolve = Callable[[str, int], Awaitable[Iterable[str]]]
 """From a name and a port to addresses. Raises OSError."""
 
 RESOLVE_SECONDS = 5.0
+AGAIN_SECONDS = 0.5
+"""The least time between two questions, however many replicas fail."""
 WATCH_SECONDS = 300
 """After so long a watch ends, and the list is read anew."""
 _FIRST_RETRY_SECONDS, _MAX_RETRY_SECONDS = 0.5, 30.0
@@ -32,23 +34,25 @@ _DNS = re.compile(rf"dns:///([A-Za-z0-9._-]+){_PORT}")
 _CLUSTER = re.compile(rf"k8s:///([a-z0-9-]+)/([a-z0-9-]+){_PORT}")
 
 
-async def discover(address: str) -> AsyncGenerator[Endpoints]:
+def discover(address: str, again: asyncio.Event | None = None) -> AsyncGenerator[Endpoints]:
     """The replicas, at once and after every change.
 
     Args:
         address: "host:port,host:port"; "dns:///name:port", all addresses of the name, asked for again every 5 s; or
             "k8s:///namespace/service:port", watched, for programs in a cluster that may read EndpointSlices.
+        again: Where it is set, DNS is asked soon.
+    Raises:
+        SettingsError: There is no cluster.
     """
     if name := _DNS.fullmatch(address):
-        endpoints = resolved(name[1], int(name[2]))
-    elif service := _CLUSTER.fullmatch(address):
-        endpoints = endpoint_slices(service[1], service[2], int(service[3]), _cluster())
-    else:
-        yield dict.fromkeys(address.split(","), True)
-        return
-    async with contextlib.aclosing(endpoints):
-        async for found in endpoints:
-            yield found
+        return resolved(name[1], int(name[2]), again=again)
+    if service := _CLUSTER.fullmatch(address):
+        return endpoint_slices(service[1], service[2], int(service[3]), _cluster(), again)
+    return _listed(address)
+
+
+async def _listed(address: str) -> AsyncGenerator[Endpoints]:
+    yield dict.fromkeys(address.split(","), True)
 
 
 def check_address(name: str, address: str) -> None:
@@ -71,7 +75,9 @@ async def look_up(name: str, port: int) -> list[str]:
     return [str(info[4][0]) for info in found]
 
 
-async def resolved(name: str, port: int, resolve: Resolve = look_up, seconds: float = RESOLVE_SECONDS) -> AsyncGenerator[Endpoints]:
+async def resolved(
+    name: str, port: int, resolve: Resolve = look_up, seconds: float = RESOLVE_SECONDS, again: asyncio.Event | None = None
+) -> AsyncGenerator[Endpoints]:
     """All addresses of a name, each time that they change; a name that nobody knows has none, an answer that fails changes nothing.
 
     Args:
@@ -79,8 +85,10 @@ async def resolved(name: str, port: int, resolve: Resolve = look_up, seconds: fl
         port: Of every replica.
         resolve: Asked.
         seconds: Between two questions.
+        again: Where it is set, the next question comes sooner, after AGAIN_SECONDS.
     """
     last: Endpoints | None = None
+    again = asyncio.Event() if again is None else again
     while True:
         try:
             endpoints = dict.fromkeys(sorted(_target(address, port) for address in await resolve(name, port)), True)
@@ -91,7 +99,11 @@ async def resolved(name: str, port: int, resolve: Resolve = look_up, seconds: fl
         if endpoints != last:
             yield endpoints
             last = endpoints
-        await asyncio.sleep(seconds)
+        pause = min(AGAIN_SECONDS, seconds)
+        await asyncio.sleep(pause)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(again.wait(), seconds - pause)
+        again.clear()
 
 
 def _target(address: str, port: int) -> str:
@@ -110,7 +122,9 @@ def _cluster() -> client.DiscoveryV1Api:
     return client.DiscoveryV1Api()
 
 
-async def endpoint_slices(namespace: str, service: str, port: int, api: client.DiscoveryV1Api) -> AsyncGenerator[Endpoints]:
+async def endpoint_slices(
+    namespace: str, service: str, port: int, api: client.DiscoveryV1Api, again: asyncio.Event | None = None
+) -> AsyncGenerator[Endpoints]:
     """The endpoints of a service, each time that they change; those of DNS where reading EndpointSlices is forbidden.
 
     Args:
@@ -118,6 +132,7 @@ async def endpoint_slices(namespace: str, service: str, port: int, api: client.D
         service: A headless one.
         port: Of every replica.
         api: Of the cluster.
+        again: As for `resolved`, where DNS is asked.
     """
     changes: asyncio.Queue[Endpoints | None] = asyncio.Queue()
     loop, stopped = asyncio.get_running_loop(), threading.Event()
@@ -136,7 +151,7 @@ async def endpoint_slices(namespace: str, service: str, port: int, api: client.D
                 last = endpoints
     finally:
         stopped.set()
-    async for endpoints in resolved(f"{service}.{namespace}.svc", port):
+    async for endpoints in resolved(f"{service}.{namespace}.svc", port, again=again):
         yield endpoints
 
 

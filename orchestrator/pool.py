@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import logging
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
@@ -51,6 +52,8 @@ class Replica:
         backlog_seconds: What it last said.
         reported: When; a time.monotonic().
         digest: Of its weights.
+        fits: Its weights are those that the pool works with, and it neither failed since nor drains.
+        complaint: Why it was ejected, as last logged.
         calls: Of this orchestrator, under way.
     """
 
@@ -61,6 +64,8 @@ class Replica:
     backlog_seconds: float = 0.0
     reported: float = 0.0
     digest: str = ""
+    fits: bool = False
+    complaint: str = ""
     failures: int = 0
     calls: set[Call] = field(default_factory=set)
     suspected: asyncio.Event = field(default_factory=asyncio.Event)
@@ -90,6 +95,7 @@ class Pool:
         discovered: Where the replicas are, as from `discover`.
         address: For messages.
         ready_seconds: How long a call waits for a replica where there is none.
+        again: Set when a replica fails: its address may be out of date.
         security: How to check replicas and what to show them; None: neither.
     """
 
@@ -99,12 +105,14 @@ class Pool:
         discovered: AsyncGenerator[Endpoints],
         address: str,
         ready_seconds: float,
+        again: asyncio.Event | None = None,
         security: ClientSecurity | None = None,
     ) -> None:
         self._stage = stage
         self._discovered = discovered
         self._address = address
         self._ready_seconds = ready_seconds
+        self._again = asyncio.Event() if again is None else again
         self._security = security
         self._replicas: dict[str, Replica] = {}
         self._admitted: dict[str, bool] = {}
@@ -189,6 +197,13 @@ class Pool:
             self._discovering = asyncio.create_task(self._discover(), context=Context())  # for nobody in particular
 
     async def _discover(self) -> None:
+        try:
+            await self._follow_endpoints()
+        except Exception as error:
+            log("discovery_ended", level=logging.ERROR, stage=self._stage, address=self._address, reason=f"{type(error).__name__}: {error}")
+            raise
+
+    async def _follow_endpoints(self) -> None:
         async with contextlib.aclosing(self._discovered) as found:
             async for endpoints in found:
                 self._admitted |= endpoints
@@ -223,15 +238,15 @@ class Pool:
     def _fits(self, replica: Replica, description: stage_pb2.DescribeResponse) -> bool:
         """Whether a replica may work beside the others."""
         replica.digest = description.model_digest
-        others = [one for one in self._replicas.values() if one is not replica and one.state == "ready"]
+        others = [one for one in self._replicas.values() if one is not replica and one.fits]
         if description.stage != self._stage:
             self._eject(replica, f"it is a {description.stage} stage, not a {self._stage} stage")
         elif others and replica.digest != self._digest:
             self._eject(replica, f"its weights are {replica.digest}, those of the others {self._digest}")
         else:
             self._digest = replica.digest
-            return True
-        return False
+            replica.fits = True  # already now: another one may describe itself before this one reports its load
+        return replica.fits
 
     async def _watch(self, replica: Replica, stage: Any) -> None:
         """Follow its load until it drains, the stream breaks or a call fails."""
@@ -258,7 +273,7 @@ class Pool:
             log("replica_ready", stage=self._stage, target=replica.target, on_trial=replica.on_trial)
         if status.draining and replica.state != "draining":
             log("replica_drains", stage=self._stage, target=replica.target)
-        replica.state = "draining" if status.draining else "ready"
+        replica.state, replica.fits = ("draining", False) if status.draining else ("ready", True)
         replica.backlog_seconds, replica.reported = status.backlog_seconds, time.monotonic()
         self._changed.set()
         self._report()
@@ -270,9 +285,10 @@ class Pool:
         replica.suspected.set()
 
     def _eject(self, replica: Replica, reason: str) -> None:
-        if replica.state != "ejected" or replica.failures == 0:
+        if replica.state != "ejected" or replica.complaint != reason:
             log("replica_ejected", stage=self._stage, target=replica.target, reason=reason)
-        replica.state, replica.on_trial = "ejected", True
+        replica.state, replica.on_trial, replica.fits, replica.complaint = "ejected", True, False, reason
+        self._again.set()
         replica.backlog_seconds = 0.0
         self._report()
 

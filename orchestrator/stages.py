@@ -178,7 +178,11 @@ def connect_stages(encoder: str, diffusion: str, vae: str, ready_seconds: float 
         security: How to check the stages and what to show them; None: neither.
     """
     addresses = {"encoder": encoder, "diffusion": diffusion, "vae": vae}
-    pools = {stage: Pool(stage, discover(address), address, ready_seconds, security) for stage, address in addresses.items()}
+    again = {stage: asyncio.Event() for stage in STAGES}
+    pools = {
+        stage: Pool(stage, discover(address, again[stage]), address, ready_seconds, again[stage], security)
+        for stage, address in addresses.items()
+    }
 
     async def adapters(deadline: float | None) -> list[RemoteStub]:
         holders = [pools["encoder"], pools["diffusion"]]
@@ -231,7 +235,7 @@ async def _resumed(stage: str, call: Callable[[], AsyncGenerator[P, None]]) -> A
         except StageUnavailable as error:
             if attempt == 2:
                 raise
-            _retry(stage, error)
+            _retry(stage, error, begun=next_sample > 0)
 
 
 async def _twice(stage: str, call: Callable[[], Awaitable[T]]) -> T:
@@ -242,8 +246,8 @@ async def _twice(stage: str, call: Callable[[], Awaitable[T]]) -> T:
         return await call()
 
 
-def _retry(stage: str, error: StageUnavailable) -> None:
-    STAGE_RETRIES.labels(stage).inc()
+def _retry(stage: str, error: StageUnavailable, begun: bool = False) -> None:
+    STAGE_RETRIES.labels(stage, "broken_off" if begun else "unavailable").inc()
     log("stage_retried", stage=stage, reason=str(error))
 
 

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import socket
 import threading
 from collections.abc import AsyncGenerator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -63,6 +65,28 @@ async def test_all_addresses_of_a_name_and_their_changes() -> None:
     assert await take(found) == {"10.0.0.1:7": True, "[fd00::1]:7": True}
     assert await take(found) == {}
     await found.aclose()
+
+
+async def test_a_name_is_asked_for_sooner_when_a_replica_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "AGAIN_SECONDS", 0.01)
+    addresses, again = ["10.0.0.1"], asyncio.Event()
+
+    async def resolve(name: str, port: int) -> list[str]:
+        return list(addresses)
+
+    found = resolved("encoder", 7, resolve, 3600.0, again)
+    assert await take(found) == {"10.0.0.1:7": True}
+    addresses[:] = ["10.0.0.2"]
+    again.set()
+    assert await take(found) == {"10.0.0.2:7": True}
+    await found.aclose()
+
+
+def test_a_service_without_a_cluster_stops_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setattr(discovery.config, "load_kube_config", functools.partial(discovery.config.load_kube_config, str(tmp_path / "none")))
+    with pytest.raises(SettingsError, match="k8s:/// needs a cluster"):
+        discover("k8s:///music/encoder:7")
 
 
 async def test_the_systems_resolver_is_asked() -> None:
@@ -211,7 +235,7 @@ async def test_a_server_that_fails_is_asked_again(cluster: Cluster) -> None:
 async def test_where_reading_is_forbidden_the_name_is_looked_up(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    async def addresses(name: str, port: int) -> AsyncGenerator[Endpoints]:
+    async def addresses(name: str, port: int, again: asyncio.Event | None) -> AsyncGenerator[Endpoints]:
         asked.append(f"{name}:{port}")
         yield {"10.0.0.1:7": True}
 

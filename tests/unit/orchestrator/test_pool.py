@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
@@ -248,6 +249,42 @@ async def test_a_replica_with_other_weights_gets_nothing_until_it_is_alone(start
         await until(lambda: [one.digest for one in pool.replicas()] == ["new"])
         await stub.EncodePrompt(REQUEST)
     assert new.calls == 1
+
+
+async def test_two_that_come_at_once_with_different_weights_never_work_together(start: Start) -> None:
+    replicas = await start(Replica(digest="a"), Replica(digest="b"))
+    async with pool_of(*replicas) as (pool, _, stub):
+        for _ in range(10):
+            await stub.EncodePrompt(REQUEST)
+            await asyncio.sleep(0.02)
+            assert pool.count() == 1
+    assert sorted(replica.calls for replica in replicas) == [0, 10]
+
+
+async def test_other_weights_are_logged_after_a_failure_too(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    sound, restarted = await start(Replica(backlog_seconds=100), Replica(failures=[StageUnavailable("gone")]))
+    async with pool_of(sound, restarted) as (pool, _, stub):
+        await until_both(pool)
+        restarted.description.model_digest = "b"
+        with pytest.raises(StageUnavailable):
+            await stub.EncodePrompt(REQUEST)
+        await until(lambda: any("its weights are b, those of the others a" in str(vars(record)) for record in caplog.records))
+        assert pool.count() == 1
+
+
+async def test_a_replica_that_fails_has_its_address_asked_for_again(start: Start) -> None:
+    (one,) = await start(Replica(failures=[StageUnavailable("gone")]))
+    again = asyncio.Event()
+    found = Found()
+    found.put({one.target: True})
+    pool = Pool("encoder", found.all(), "here", 5.0, again)
+    await pool.wait(None)
+    assert not again.is_set()
+    with pytest.raises(StageUnavailable):
+        await PooledStub(pool, encoder_pb2_grpc.EncoderServiceStub).EncodePrompt(REQUEST)
+    assert again.is_set()
+    await pool.close()
 
 
 async def test_another_stage_is_no_replica(start: Start) -> None:
