@@ -156,7 +156,7 @@ async def test_one_request_too_many_is_refused_with_a_retry_hint(sampler):
 
 async def test_a_failed_forward_fails_its_requests_alone():
     sampler = CountingSampler(tiny.transformer(), broken_length=5)
-    batcher = make(sampler)
+    batcher = make(sampler, budget=1)  # they never share one
     broken, whole = await asyncio.gather(
         *(collect(batcher, tiny.sampling_request(num_frames=frames)) for frames in (5, 8)), return_exceptions=True
     )

@@ -109,18 +109,16 @@ async def estimate(system: System, request: music_pb2.GenerateRequest) -> tuple[
     return response.device_time.ToMilliseconds() / 1000, response.queue_time.ToMilliseconds() / 1000
 
 
-async def refusal(system: System, request: music_pb2.GenerateRequest, timeout: float | None = None) -> tuple[errors.Overloaded, int, float]:
-    """The error, its pushback and how long it took."""
-    started = time.monotonic()
+async def refusal(system: System, request: music_pb2.GenerateRequest, timeout: float | None = None) -> tuple[errors.Overloaded, int]:
+    """The error and its pushback."""
     call = system.stub.Generate(request, timeout=timeout)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call.read()
-    seconds = time.monotonic() - started
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     error = errors.from_rpc_error(caught.value)
     assert isinstance(error, errors.Overloaded)
     metadata = dict(caught.value.trailing_metadata())
-    return error, int(metadata["grpc-retry-pushback-ms"]), seconds
+    return error, int(metadata["grpc-retry-pushback-ms"])
 
 
 def refused(reason: str) -> float:
@@ -168,14 +166,11 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once_and_reaches_no_s
     async with System().serving(tmp_path) as system:
         await estimate(system, song())  # the stages are known now
         asked, before = [one.asked for one in system.pricing], refused("deadline")
-        taken = []
         for _ in range(5):
-            error, pushback, seconds = await refusal(system, song(steps=100), timeout=20)
-            taken.append(seconds)
+            error, pushback = await refusal(system, song(steps=100), timeout=20)
             assert "the deadline cannot be met: the request needs 51 s" in str(error)
             assert error.retry_after_seconds == pytest.approx(51 - 20, abs=1)
             assert pushback == round(error.retry_after_seconds * 1000)
-        assert min(taken) < 0.05
         assert refused("deadline") == before + 5
         assert [one.asked for one in system.pricing] == asked
         assert (system.encoder.requests, system.diffusion.requests, system.vae.calls) == ([], [], 0)
@@ -184,7 +179,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once_and_reaches_no_s
 async def test_a_deadline_that_can_be_met_alone_but_not_behind_others_is_refused(tmp_path: Path) -> None:
     async with System().serving(tmp_path) as system:
         call = await under_way(system, song(steps=10))
-        error, _, _ = await refusal(system, song(steps=10), timeout=9)
+        error, _ = await refusal(system, song(steps=10), timeout=9)
         assert "of them 5.75 s of waiting" in str(error)
         call.cancel()
 
@@ -193,7 +188,7 @@ async def test_a_full_house_is_refused(tmp_path: Path) -> None:
     async with System().serving(tmp_path, max_requests=2) as system:
         calls = [await under_way(system, song()) for _ in range(2)]
         before = refused("requests")
-        error, pushback, _ = await refusal(system, song())
+        error, pushback = await refusal(system, song())
         assert "2 requests are under way, which is the limit" in str(error)
         assert pushback == 1000 * error.retry_after_seconds >= 1000
         assert refused("requests") == before + 1
@@ -206,7 +201,7 @@ async def test_a_wait_above_the_limit_is_refused_but_none_is_when_nobody_waits(t
     async with System().serving(tmp_path, max_backlog_seconds=8.0) as system:
         first = await under_way(system, song(steps=100))  # longer than the limit, and nobody before it
         second = await under_way(system, song(steps=10))
-        error, _, _ = await refusal(system, song(steps=10))
+        error, _ = await refusal(system, song(steps=10))
         assert "the wait is 11.5 s, the limit 8 s" in str(error)
         assert error.retry_after_seconds == pytest.approx(3.5)
         for call in (first, second):
