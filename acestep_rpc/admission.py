@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections import deque
+import math
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
@@ -11,6 +11,8 @@ from acestep_rpc.telemetry import BACKLOG_SECONDS, REFUSED
 from acestep_rpc.v1 import stage_pb2
 
 SHORTEST_RETRY_SECONDS = 1.0
+PATIENCE = 8
+"""How often one who waits is overtaken by higher classes at most."""
 
 
 def retry_seconds(backlog_seconds: float, requests: int) -> float:
@@ -73,8 +75,70 @@ class Backlog:
             BACKLOG_SECONDS.labels(self._stage).set(self.seconds)
 
 
-class Memory:
-    """Bytes of a device that requests hold. Who does not fit yet waits, and who comes later waits behind.
+@dataclass(eq=False)
+class _Waiting:
+    amount: int
+    order: tuple[float, float]
+    turn: asyncio.Future[None]
+    overtaken: int = 0
+
+
+class Room:
+    """So much of something that requests hold. Who does not fit yet waits, and who comes later waits behind.
+
+    Args:
+        amount: What there is.
+    """
+
+    def __init__(self, amount: int) -> None:
+        self.amount = self.free = amount
+        self._waiting: list[_Waiting] = []
+
+    @contextlib.asynccontextmanager
+    async def hold(self, amount: int, order: tuple[float, float] = (0.0, math.inf)) -> AsyncIterator[None]:
+        """Have so much for as long as the block runs; waits until it is free.
+
+        Args:
+            amount: At most all that there is.
+            order: Who waits with a higher one is overtaken, though not more often than PATIENCE times.
+        """
+        if self._waiting or amount > self.free:
+            await self._wait(amount, order)
+        else:
+            self.free -= amount
+        try:
+            yield
+        finally:
+            self.free += amount
+            self._wake()
+
+    async def _wait(self, amount: int, order: tuple[float, float]) -> None:
+        mine = _Waiting(amount, order, asyncio.get_running_loop().create_future())
+        place = len(self._waiting)
+        while place and order < self._waiting[place - 1].order and self._waiting[place - 1].overtaken < PATIENCE:
+            place -= 1
+            self._waiting[place].overtaken += 1
+        self._waiting.insert(place, mine)
+        self._wake()
+        try:
+            await mine.turn
+        except asyncio.CancelledError:
+            if mine.turn.done() and not mine.turn.cancelled():
+                self.free += amount  # it had just been given
+            else:
+                self._waiting.remove(mine)
+            self._wake()
+            raise
+
+    def _wake(self) -> None:
+        while self._waiting and self._waiting[0].amount <= self.free:
+            first = self._waiting.pop(0)
+            self.free -= first.amount
+            first.turn.set_result(None)
+
+
+class Memory(Room):
+    """Bytes of a device.
 
     Args:
         num_bytes: What there is.
@@ -82,46 +146,24 @@ class Memory:
     """
 
     def __init__(self, num_bytes: int, device: str) -> None:
-        self._num_bytes = self.free_bytes = num_bytes
+        super().__init__(num_bytes)
         self._device = device
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def free_bytes(self) -> int:
+        """What nobody holds."""
+        return self.free
 
     @contextlib.asynccontextmanager
-    async def hold(self, num_bytes: int) -> AsyncIterator[None]:
-        """Have so many bytes for as long as the block runs; waits until they are free.
+    async def hold(self, amount: int, order: tuple[float, float] = (0.0, math.inf)) -> AsyncIterator[None]:
+        """As `Room.hold`, in bytes.
 
         Raises:
             ShapeTooLarge: There never are so many.
         """
-        if num_bytes > self._num_bytes:
+        if amount > self.amount:
             REFUSED.labels("memory").inc()
-            message = f"the request needs {num_bytes} bytes; {self._num_bytes} are for requests"
-            raise ShapeTooLarge(message, device=self._device, limit_bytes=str(self._num_bytes))
-        if self._waiting or num_bytes > self.free_bytes:
-            await self._wait(num_bytes)
-        else:
-            self.free_bytes -= num_bytes
-        try:
+            message = f"the request needs {amount} bytes; {self.amount} are for requests"
+            raise ShapeTooLarge(message, device=self._device, limit_bytes=str(self.amount))
+        async with super().hold(amount, order):
             yield
-        finally:
-            self.free_bytes += num_bytes
-            self._wake()
-
-    async def _wait(self, num_bytes: int) -> None:
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((num_bytes, turn))
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.free_bytes += num_bytes  # it had just been given
-            else:
-                self._waiting.remove((num_bytes, turn))
-            self._wake()
-            raise
-
-    def _wake(self) -> None:
-        while self._waiting and self._waiting[0][0] <= self.free_bytes:
-            num_bytes, turn = self._waiting.popleft()
-            self.free_bytes -= num_bytes
-            turn.set_result(None)

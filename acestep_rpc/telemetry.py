@@ -67,6 +67,12 @@ STAGE_RETRIES = Counter("acestep_stage_retries", "Calls to a stage that were mad
 REFUSED = Counter("acestep_refused", "Requests refused for want of room or time, by reason.", ["reason"])
 DEADLINE_MISSED = Counter("acestep_deadline_missed", "Accepted requests that were not done at their deadline.")
 
+PREEMPTED = Counter("acestep_preempted", "Requests that stepped aside for one of a higher class, by what that was short of.", ["reason"])
+SNAPSHOTS = Counter("acestep_snapshots", "Snapshots of requests of sampling, by what became of them.", ["outcome"])
+SNAPSHOT_BYTES = Histogram("acestep_snapshot_bytes", "Size of a snapshot that was sent.", buckets=[4**n * 1024 for n in range(3, 9)])
+SAMPLING_RESUMED = Counter("acestep_sampling_resumed", "Requests of sampling that went on elsewhere, by reason.", ["reason"])
+SNAPSHOTS_KEPT_BYTES = Gauge("acestep_snapshots_kept_bytes", "Size of the snapshots that the orchestrator keeps of running requests.")
+
 JOBS = Counter("acestep_job_attempts", "Attempts at jobs that ended, by outcome.", ["outcome"])
 WEBHOOKS = Counter("acestep_webhook_calls", "Calls on completion of jobs, by outcome.", ["outcome"])
 

@@ -7,15 +7,16 @@ them and lets each go on. Requests join and leave between any two ticks.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from torch import Tensor
 
-from acestep_rpc.admission import Memory, retry_seconds
+from acestep_rpc.admission import Memory
 from acestep_rpc.cost import CostModel
-from acestep_rpc.errors import AcestepError, Overloaded, StageError
+from acestep_rpc.errors import AcestepError, StageError
 from acestep_rpc.telemetry import (
     BACKLOG_SECONDS,
     BATCH_FILL,
@@ -23,19 +24,21 @@ from acestep_rpc.telemetry import (
     CANCELLED_DEVICE_SECONDS,
     COST_ERROR,
     QUEUE_SECONDS,
-    REFUSED,
     STEP_SECONDS,
     log,
 )
 from acestep_rpc.work import NOTHING
 from diffusion_svc.budget import Budget, refreshed_size
 from diffusion_svc.memory import request_bytes
-from diffusion_svc.sampler import Sampler, SamplingRequest, Song
+from diffusion_svc.places import Places, Snapshot, Ticket
+from diffusion_svc.sampler import Sampler, SamplingRequest, Song, SongSnapshot
+from diffusion_svc.sampling.solvers import SeededNoise
 from diffusion_svc.scheduling import Queue, Terms
 
 SIZE_BUCKETS = (256, 1024, 4096, 16384, 65536)
 """Upper ends, rows x frames, of the classes of forwards whose times are counted apart."""
 UNBOUNDED = 2**62  # bytes
+DRAWS_AT_ONCE = 32  # of noise, [8, 16, T] each: some milliseconds each for 240 s
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,27 @@ class Result:
 
 
 @dataclass(eq=False)
-class _Ticket:
-    songs: list[Song]
-    joined: float
-    started: bool = False
-    events: asyncio.Queue[Progress | Result | AcestepError] = field(default_factory=asyncio.Queue)
+class _Ticket(Ticket):
+    """A request, and what it is told.
+
+    Attributes:
+        snapshot_seconds: Device time between two snapshots; 0: it wants none.
+        served: It has been in a forward since it got its place.
+        ever_served: It has been in one at all.
+        snapshot_at: Its device seconds at the last snapshot.
+        safe_seconds: Of its device seconds those that are not lost when it goes.
+        unsent: A snapshot was not taken over by its reader yet.
+        told: It knows that this stage drains.
+    """
+
+    snapshot_seconds: float = 0.0
+    served: bool = False
+    ever_served: bool = False
+    snapshot_at: float = 0.0
+    safe_seconds: float = 0.0
+    unsent: bool = False
+    told: bool = False
+    events: asyncio.Queue[Progress | Snapshot | Result | Exception] = field(default_factory=asyncio.Queue)
 
 
 class Batcher:
@@ -89,15 +108,17 @@ class Batcher:
         self._worker = worker
         self._budget = budget
         self._cost = cost or CostModel([({"row_frames": budget.size}, budget.seconds)])
-        self._memory = memory or Memory(UNBOUNDED, str(sampler.model.device))
-        self._max_requests = max_requests
-        self._admitted = 0
+        self._places: Places[_Ticket] = Places(max_requests, memory or Memory(UNBOUNDED, str(sampler.model.device)))
         self._queue: Queue[tuple[Song, _Ticket]] = Queue(budget.size)
         self._ticking: asyncio.Task[None] | None = None
+        self._draining = False
         self.running_rows = 0
         """Of the forward that runs now."""
-        self.waiting_requests = 0
-        """Admitted, and in no forward yet."""
+
+    @property
+    def waiting_requests(self) -> int:
+        """Admitted, and in no forward yet, or in none since they stepped aside."""
+        return sum(not ticket.served for ticket in self._places.tickets)
 
     @property
     def coefficients(self) -> dict[str, float]:
@@ -113,54 +134,85 @@ class Batcher:
     def backlog_seconds(self) -> float:
         """Predicted time of all work that songs wait for, in full forwards."""
         work = sum((song.remaining_work for song, _ in self._queue), NOTHING)
+        work = sum((ticket.work_aside for ticket in self._places.tickets), work)
         return self._cost.predict(work.shared_features(self._queue.budget))
 
-    async def sample(self, request: SamplingRequest, terms: Terms | None = None) -> AsyncGenerator[Progress | Result]:
+    async def sample(
+        self,
+        request: SamplingRequest,
+        terms: Terms | None = None,
+        snapshot: Sequence[SongSnapshot] | None = None,
+        snapshot_seconds: float = 0.0,
+    ) -> AsyncGenerator[Progress | Snapshot | Result]:
         """Progress after each step, then the result. Closing the iterator withdraws the request before the next tick.
 
         Args:
             request: What to sample.
             terms: Its turn; the deadline is on the clock of time.monotonic. None: those of any request.
+            snapshot: Where it goes on; None: at the beginning.
+            snapshot_seconds: Device time of the request between two snapshots, and one when this stage drains; 0: none.
         Raises:
             Overloaded: Too many requests are here already.
             ShapeTooLarge: The device can never hold it; what it cannot hold now waits.
             StageError: The model gave values that are not finite.
         """
-        if self._admitted >= self._max_requests:
-            REFUSED.labels("requests").inc()
-            retry = retry_seconds(self.backlog_seconds, self._admitted)
-            raise Overloaded(f"{self._admitted} requests are under way, which is the limit", retry)
-        self._admitted += 1
-        self.waiting_requests += 1
-        ticket: _Ticket | None = None
-        try:
-            joined, model = time.monotonic(), self._sampler.model
-            async with self._memory.hold(request_bytes(request, model.config, model.dtype)):
-                songs = await asyncio.get_running_loop().run_in_executor(self._worker, self._sampler.start, request)
-                ticket = _Ticket(songs, joined)
-                self._join(ticket, terms or Terms())
-                try:
-                    while True:
-                        event = await ticket.events.get()
-                        if isinstance(event, AcestepError):
-                            raise event
-                        yield event
-                        if isinstance(event, Result):
-                            return
-                except BaseException:
-                    CANCELLED_DEVICE_SECONDS.inc(sum(song.device_seconds for song in songs))
-                    raise
-                finally:
-                    self._leave(ticket)
-        finally:
-            self._admitted -= 1
-            if ticket is None or not ticket.started:
-                self.waiting_requests -= 1
+        num_bytes = request_bytes(request, self._sampler.model.config, self._sampler.model.dtype)
+        ticket = _Ticket(request, terms or Terms(), num_bytes, time.monotonic(), Snapshot(snapshot), snapshot_seconds=snapshot_seconds)
+        ticket.safe_seconds = ticket.snapshot_at = ticket.device_seconds
+        with self._places.admit(ticket, self.backlog_seconds):
+            work = asyncio.create_task(self._serve(ticket))
+            try:
+                while True:
+                    event = await ticket.events.get()
+                    if isinstance(event, Exception):
+                        raise event
+                    ticket.unsent = ticket.unsent and not isinstance(event, Snapshot)
+                    yield event
+                    if isinstance(event, Result):
+                        return
+            except BaseException:
+                CANCELLED_DEVICE_SECONDS.inc(max(ticket.device_seconds - ticket.safe_seconds, 0.0))
+                raise
+            finally:
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
 
-    def _join(self, ticket: _Ticket, terms: Terms) -> None:
+    def drain(self) -> None:
+        """Tell all requests that want snapshots where they can go on elsewhere: at once, or between two ticks. They go on here too."""
+        self._draining = True
+        for ticket in self._places.tickets:
+            if not ticket.songs:
+                self._tell(ticket, replace(ticket.kept, draining=True))
+
+    async def _serve(self, ticket: _Ticket) -> None:
+        """Keep a request under way, however often it has to step aside, until it is cancelled."""
+        try:
+            while True:
+                noises = None if ticket.kept.songs is None else await self._noises(ticket)
+                async with self._places.place(ticket):
+                    await self._start(ticket, noises)
+                    try:
+                        await ticket.vacated.wait()
+                    finally:
+                        self._leave(ticket)
+        except Exception as error:
+            ticket.events.put_nowait(error)
+
+    async def _noises(self, ticket: _Ticket) -> list[SeededNoise]:
+        """The noise of its songs, where they go on. Drawing it anew can take seconds: in pieces, and not in the device's thread."""
+        noises = await asyncio.to_thread(self._sampler.noises, ticket.request)
+        for noise, song in zip(noises, ticket.kept.songs or (), strict=True):
+            for drawn in range(0, song.state.draws, DRAWS_AT_ONCE):
+                await asyncio.to_thread(noise.skip, min(song.state.draws - drawn, DRAWS_AT_ONCE))
+        return noises
+
+    async def _start(self, ticket: _Ticket, noises: list[SeededNoise] | None) -> None:
+        start = partial(self._sampler.start, ticket.request, ticket.kept.songs, noises)
+        ticket.songs = await asyncio.get_running_loop().run_in_executor(self._worker, start)
+        ticket.work_aside = NOTHING
         for song in ticket.songs:
             if song.pending:
-                self._queue.add((song, ticket), terms)
+                self._queue.add((song, ticket), ticket.terms)
         self._report(ticket, 0)  # cfg_star alone can finish a song without an evaluation
         if self._ticking is None or self._ticking.done():
             self._ticking = asyncio.create_task(self._tick_until_idle())
@@ -169,17 +221,55 @@ class Batcher:
         self._queue.remove(lambda entry: entry[1] is ticket)
         BACKLOG_SECONDS.labels("diffusion").set(self.backlog_seconds)
 
+    def _fail(self, ticket: _Ticket, error: AcestepError) -> None:
+        ticket.events.put_nowait(error)
+        self._leave(ticket)
+
     async def _tick_until_idle(self) -> None:
         while len(self._queue):
-            group = self._choose()
+            await self._take_snapshots()
+            if not (group := self._choose()):
+                continue  # all stepped aside
             tickets = list(dict.fromkeys(ticket for _, ticket in group))
             try:
                 await self._tick([song for song, _ in group], tickets)
             except Exception as error:  # a defect: fail what was in the forward, serve on
                 log("tick_failed", level=logging.ERROR, exception=error)
                 for ticket in tickets:
-                    ticket.events.put_nowait(StageError("a forward failed"))
-                    self._leave(ticket)
+                    self._fail(ticket, StageError("a forward failed"))
+
+    async def _take_snapshots(self) -> None:
+        """Between two ticks: of those that are to step aside, and of those whose time it is."""
+        for ticket in list(dict.fromkeys(ticket for _, ticket in self._queue)):
+            due = ticket.device_seconds - ticket.snapshot_at >= ticket.snapshot_seconds or (self._draining and not ticket.told)
+            due = due and ticket.snapshot_seconds > 0 and not ticket.unsent
+            if not due and not ticket.aside:
+                continue
+            try:
+                songs = await asyncio.get_running_loop().run_in_executor(self._worker, self._sampler.freeze, ticket.songs)
+            except Exception as error:
+                log("snapshot_failed", level=logging.ERROR, exception=error)
+                self._fail(ticket, StageError("a snapshot failed"))
+                continue
+            snapshot = Snapshot(songs, sum(song.steps_done for song in ticket.songs), self._draining)
+            if ticket.aside:
+                self._step_aside(ticket, snapshot)
+            if due:
+                self._tell(ticket, snapshot)
+
+    def _step_aside(self, ticket: _Ticket, snapshot: Snapshot) -> None:
+        ticket.work_aside = sum((song.remaining_work for song in ticket.songs), NOTHING)
+        ticket.kept, ticket.songs, ticket.served = snapshot, [], False
+        self._leave(ticket)
+        ticket.vacated.set()
+
+    def _tell(self, ticket: _Ticket, snapshot: Snapshot) -> None:
+        if not ticket.snapshot_seconds or ticket.unsent:
+            return
+        ticket.unsent, ticket.told, ticket.snapshot_at = True, snapshot.draining, snapshot.device_seconds
+        if snapshot.draining:
+            ticket.safe_seconds = snapshot.device_seconds
+        ticket.events.put_nowait(snapshot)
 
     def _choose(self) -> list[tuple[Song, _Ticket]]:
         return self._queue.choose(
@@ -193,10 +283,9 @@ class Batcher:
         size = work.row_frames
         started = time.monotonic()
         for ticket in tickets:
-            if not ticket.started:
-                ticket.started = True
-                self.waiting_requests -= 1
+            if not ticket.ever_served:
                 QUEUE_SECONDS.labels("diffusion").observe(started - ticket.joined)
+            ticket.served = ticket.ever_served = True
         self.running_rows = work.rows
         try:
             rows = await asyncio.get_running_loop().run_in_executor(self._worker, self._sampler.tick, songs)
@@ -217,8 +306,7 @@ class Batcher:
         songs = ticket.songs
         failed = next((song.result for song in songs if isinstance(song.result, AcestepError)), None)
         if failed is not None:
-            ticket.events.put_nowait(failed)
-            self._leave(ticket)
+            self._fail(ticket, failed)
             return
         step = sum(song.steps_done for song in songs)
         total = sum(song.total_steps for song in songs)

@@ -7,7 +7,7 @@ whatever their lengths, and resumes each song with its own velocities. Nothing c
 import time
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -21,9 +21,20 @@ from diffusion_svc.model.transformer import Context, Modulation, Row, Transforme
 from diffusion_svc.sampling.denoising import Evaluation, Task
 from diffusion_svc.sampling.guidance import Branch
 from diffusion_svc.sampling.params import SamplingParams
-from diffusion_svc.sampling.solvers import NoiseSource, seeded_noise
+from diffusion_svc.sampling.solvers import SeededNoise, seeded_noise
+from diffusion_svc.sampling.state import TaskState
 from diffusion_svc.song_work import song_work
-from diffusion_svc.tasks import ConditionStates, Edit, Retake, TaskSpec, TextToMusic, build_task, build_task_schedule, windows_of
+from diffusion_svc.tasks import (
+    ConditionStates,
+    Edit,
+    Retake,
+    TaskSpec,
+    TextToMusic,
+    build_task,
+    build_task_schedule,
+    own_noise_of,
+    windows_of,
+)
 
 CACHED_SCHEDULES = 8  # schedules whose modulations are kept; 60 steps of the official model are 4 MB in float32
 
@@ -46,6 +57,23 @@ class SamplingRequest:
     adaptation: Adaptation | None = None
 
 
+@dataclass(frozen=True)
+class SongSnapshot:
+    """A song between two steps, on the CPU: with the request, all that it takes to go on elsewhere.
+
+    Attributes:
+        state: Of its task; its tensors are nobody else's.
+        result: Of a song that has come to its end; None: it has not.
+        forwards_done: As in Song, as are the others.
+    """
+
+    state: TaskState
+    result: Tensor | None = None
+    forwards_done: int = 0
+    evaluated_rows: int = 0
+    device_seconds: float = 0.0
+
+
 @dataclass(eq=False)
 class Song:
     """One generator under way.
@@ -58,6 +86,7 @@ class Song:
         num_windows: Parts that the task computes one after another, each over the whole schedule.
         updates: Low-rank updates of the request's adapters; None: none.
         work_left: Work before each of its forwards, and after the last.
+        state: Of the task, at the start of the step that `pending` belongs to.
         pending: What the task waits for; empty once it is finished.
         rows: Rows that answer it, each once.
         answers: For each that is pending, which of the rows.
@@ -71,6 +100,7 @@ class Song:
     num_windows: int = 1
     updates: Updates | None = None
     work_left: Sequence[Work] = (NOTHING,)
+    state: TaskState = field(default_factory=TaskState)
     pending: Sequence[Evaluation] = ()
     rows: Sequence[Row] = ()
     answers: Sequence[int] = ()
@@ -157,10 +187,20 @@ class Sampler:
         self._share_products = share_products
         self._modulations: OrderedDict[Hashable, list[Modulation]] = OrderedDict()
 
+    def noises(self, request: SamplingRequest) -> list[SeededNoise]:
+        """The noise that each song draws from at its steps, at its beginning. This touches no device."""
+        return [self._noise_of(*own_noise_of(request.task, variant, seed)) for variant, seed in enumerate(request.seeds)]
+
     @torch.inference_mode()
-    def start(self, request: SamplingRequest) -> list[Song]:
+    def start(
+        self, request: SamplingRequest, snapshot: Sequence[SongSnapshot] | None = None, noises: Sequence[SeededNoise] | None = None
+    ) -> list[Song]:
         """Project the conditions, once for all songs and steps, and run each song to its first evaluation.
 
+        Args:
+            request: What to sample.
+            snapshot: Where its songs go on; None: at the beginning.
+            noises: From `noises`, after the draws that the snapshot says; None: they are drawn again here.
         Raises:
             ShapeTooLarge: The device has no memory for the conditions.
         """
@@ -175,13 +215,44 @@ class Sampler:
         updates = adaptation.updates if adaptation else None
         weaken_null = request.params.use_erg_diffusion and not isinstance(spec, Edit)
         work_left = totals_left(song_work(spec, request.params, contexts, weaken_null))
+        if noises is None:
+            noises = self.noises(request)
+            for noise, frozen in zip(noises, snapshot or (), strict=snapshot is not None):
+                noise.skip(frozen.state.draws)
         songs = []
         for variant, seed in enumerate(request.seeds):
-            task = build_task(spec, variant, seed, request.params, schedule, self._noise_of)
-            song = Song(task, contexts, modulations, weaken_null, len(windows_of(spec)), updates, work_left)
-            self.resume(song, None)
+            frozen = snapshot[variant] if snapshot else SongSnapshot(TaskState())
+            state = self._copy(frozen.state, self.model.device)
+            task = build_task(spec, variant, seed, request.params, schedule, self._noise_of, state, noises[variant])
+            song = Song(task, contexts, modulations, weaken_null, len(windows_of(spec)), updates, work_left, state)
+            song.forwards_done, song.evaluated_rows, song.device_seconds = (
+                frozen.forwards_done,
+                frozen.evaluated_rows,
+                frozen.device_seconds,
+            )
+            if frozen.result is None:
+                self.resume(song, None)
+            else:
+                self._end(song, frozen.result)
             songs.append(song)
         return songs
+
+    @torch.inference_mode()
+    def freeze(self, songs: Sequence[Song]) -> list[SongSnapshot]:
+        """Where songs stand, between two ticks. They may go on; none has failed."""
+        return [self._freeze(song) for song in songs]
+
+    def _freeze(self, song: Song) -> SongSnapshot:
+        assert not isinstance(song.result, AcestepError)
+        state = TaskState() if song.result is not None else self._copy(song.state, torch.device("cpu"))
+        return SongSnapshot(state, song.result, song.forwards_done, song.evaluated_rows, song.device_seconds)
+
+    def _copy(self, state: TaskState, device: torch.device) -> TaskState:
+        """The state on a device, its tensors row-major and its own: tasks write into theirs."""
+        tensors = {
+            name: torch.empty(tensor.shape, dtype=tensor.dtype, device=device).copy_(tensor) for name, tensor in state.tensors.items()
+        }
+        return TaskState(state.index, state.window, state.draws, tensors)
 
     @torch.inference_mode()
     def tick(self, songs: Sequence[Song]) -> int:
@@ -235,7 +306,7 @@ class Sampler:
             return spec
         return replace(spec, source=spec.source.to(self.model.device, torch.float32))
 
-    def _noise_of(self, seed: int, num_frames: int) -> NoiseSource:
+    def _noise_of(self, seed: int, num_frames: int) -> SeededNoise:
         return seeded_noise(seed, (8, 16, num_frames), self.model.device)
 
     def _project(self, request: SamplingRequest) -> dict[Branch, Context]:

@@ -29,12 +29,14 @@ from diffusion_svc.budget import Budget, forward_seconds, measure_budget, measur
 from diffusion_svc.memory import request_memory
 from diffusion_svc.model.config import TransformerConfig
 from diffusion_svc.model.transformer import Transformer
+from diffusion_svc.places import Snapshot
 from diffusion_svc.sampler import Sampler, SamplingRequest
 from diffusion_svc.sampling.guidance import CfgType, GuidanceParams
 from diffusion_svc.sampling.params import SamplingParams, SchedulerType
 from diffusion_svc.sampling_defaults import read_sampling_defaults
 from diffusion_svc.scheduling import Priority, Terms
 from diffusion_svc.settings import Settings
+from diffusion_svc.snapshots import SnapshotMessages
 from diffusion_svc.task_fields import MAX_DURATION_SECONDS, TASKS, read_task
 from diffusion_svc.tasks import ConditionStates, windows_of
 from diffusion_svc.weights import load_transformer, model_digest
@@ -74,26 +76,38 @@ class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
         config: Sizes, to check tensors against.
         adapters: What requests can name.
         worker: The stage's only thread for torch.
+        digest: SHA-256 of the weights.
     """
 
-    def __init__(self, batcher: Batcher, config: TransformerConfig, adapters: AdapterStore, worker: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, batcher: Batcher, config: TransformerConfig, adapters: AdapterStore, worker: ThreadPoolExecutor, digest: str = ""
+    ) -> None:
         self._batcher = batcher
         self._config = config
         self._adapters = adapters
         self._worker = worker
+        self._digest = digest
 
     async def Sample(
         self, request: diffusion_pb2.SampleRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[diffusion_pb2.SampleResponse]:
-        """Progress after each step, then the latents."""
+        """Progress after each step, and snapshots where they are wanted; then the latents."""
         sampling, terms = read_request(request, self._config), read_terms(request, context.time_remaining())
+        snapshot_seconds = read_snapshot_seconds(request)
         if request.adapters:
             sampling = dataclasses.replace(sampling, adaptation=await self._adapt(request.adapters))
-        async with contextlib.aclosing(self._batcher.sample(sampling, terms)) as events:
+        snapshots, songs = SnapshotMessages(self._digest), None
+        if snapshot_seconds or request.HasField("snapshot"):
+            await asyncio.to_thread(snapshots.bind, request, sampling.adaptation)
+        if request.HasField("snapshot"):
+            songs = await asyncio.to_thread(snapshots.read, request.snapshot, sampling)
+        async with contextlib.aclosing(self._batcher.sample(sampling, terms, songs, snapshot_seconds)) as events:
             async for event in events:
                 if isinstance(event, Progress):
                     progress = diffusion_pb2.SampleProgress(step=event.step, total_steps=event.total_steps, batch_rows=event.batch_rows)
                     yield diffusion_pb2.SampleResponse(progress=progress)
+                elif isinstance(event, Snapshot):
+                    yield diffusion_pb2.SampleResponse(snapshot=await asyncio.to_thread(snapshots.write, event))
                 else:
                     annotate(device_seconds=event.device_seconds, evaluated_rows=event.evaluated_rows)
                     result = diffusion_pb2.SampleResult(
@@ -199,8 +213,9 @@ async def load(settings: Settings) -> Sequence[Registration]:
     return (
         Registration(
             "acestep_rpc.v1.DiffusionService",
-            DiffusionServicer(batcher, model.config, adapters, worker),
+            DiffusionServicer(batcher, model.config, adapters, worker, digest),
             diffusion_pb2_grpc.add_DiffusionServiceServicer_to_server,
+            batcher.drain,
         ),
         Registration("acestep_rpc.v1.StageService", stage, stage_pb2_grpc.add_StageServiceServicer_to_server, stage.load.drain),
         adapter_service.registration(adapters, worker),
@@ -264,6 +279,17 @@ def read_terms(request: diffusion_pb2.SampleRequest, time_remaining: float | Non
         raise InvalidRequest("tenant", f"{len(request.tenant)} characters", f"at most {MAX_TENANT_LENGTH}")
     deadline = math.inf if time_remaining is None else time.monotonic() + time_remaining
     return Terms(_PRIORITIES[request.priority], deadline, request.tenant)
+
+
+def read_snapshot_seconds(request: diffusion_pb2.SampleRequest) -> float:
+    """Device time between two snapshots; 0: none are wanted.
+
+    Raises:
+        InvalidRequest: Out of its range.
+    """
+    if not 0 <= request.snapshot_seconds < math.inf:  # NaN fails here too
+        raise InvalidRequest("snapshot_seconds", request.snapshot_seconds, "a finite number, 0 or more")
+    return request.snapshot_seconds
 
 
 def read_adapters(selections: Sequence[sampling_pb2.AdapterSelection]) -> list[tuple[str, float]]:

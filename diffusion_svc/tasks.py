@@ -13,6 +13,7 @@ from diffusion_svc.sampling.params import SamplingParams, build_sampling_schedul
 from diffusion_svc.sampling.repaint import build_mask, extend, extension_noise_frames, repaint
 from diffusion_svc.sampling.schedule import Schedule, build_schedule
 from diffusion_svc.sampling.solvers import NoiseSource
+from diffusion_svc.sampling.state import TaskState
 from diffusion_svc.sampling.text_to_music import retake, text_to_music
 
 
@@ -153,7 +154,14 @@ def build_task_schedule(spec: TaskSpec, params: SamplingParams) -> Schedule:
 
 
 def build_task(
-    spec: TaskSpec, variant: int, seed: int, params: SamplingParams, schedule: Schedule, noise_of: Callable[[int, int], NoiseSource]
+    spec: TaskSpec,
+    variant: int,
+    seed: int,
+    params: SamplingParams,
+    schedule: Schedule,
+    noise_of: Callable[[int, int], NoiseSource],
+    state: TaskState | None = None,
+    own_noise: NoiseSource | None = None,
 ) -> Task:
     """The generator of one song.
 
@@ -164,22 +172,35 @@ def build_task(
         params: Of the request.
         schedule: From `build_task_schedule`.
         noise_of: Noise of a seed, so many frames long.
+        state: Where it goes on; None: at the beginning.
+        own_noise: Noise of `own_noise_of`, where the state says that it is; None: it is at its beginning.
     """
+    own_noise = own_noise or noise_of(*own_noise_of(spec, variant, seed))
     if isinstance(spec, TextToMusic):
-        return text_to_music(params, schedule, noise_of(seed, spec.num_frames))
+        return text_to_music(params, schedule, own_noise, state)
     if isinstance(spec, AudioToAudio):
-        return audio_to_audio(params, schedule, spec.source, spec.strength, noise_of(seed, spec.num_frames))
+        return audio_to_audio(params, schedule, spec.source, spec.strength, own_noise, state)
     retake_seed = spec.retake_seeds[variant]
     match spec:
         case Retake(num_frames=frames):
-            return retake(params, schedule, spec.variances[variant], noise_of(seed, frames), noise_of(retake_seed, frames))
+            return retake(params, schedule, spec.variances[variant], own_noise, noise_of(retake_seed, frames), state)
         case Repaint(num_frames=frames):
             mask = build_mask(frames, merge_spans(spec.regions), spec.feather).to(spec.source.device)
-            noises = noise_of(seed, frames), noise_of(retake_seed, frames)
-            return repaint(params, schedule, spec.source, mask, spec.variance, *noises, spec.windows)
+            noises = own_noise, noise_of(retake_seed, frames)
+            return repaint(params, schedule, spec.source, mask, spec.variance, *noises, spec.windows, state)
         case Extend():
-            frames = spec.source.shape[-1]
-            retake_noise = noise_of(retake_seed, extension_noise_frames(frames, spec.left, spec.right))
-            return extend(params, schedule, spec.source, spec.left, spec.right, noise_of(seed, frames), retake_noise)
+            retake_noise = noise_of(retake_seed, extension_noise_frames(spec.source.shape[-1], spec.left, spec.right))
+            return extend(params, schedule, spec.source, spec.left, spec.right, own_noise, retake_noise, state)
         case Edit():
-            return edit(params, schedule, spec.source, spec.window, noise_of(retake_seed, spec.num_frames))
+            return edit(params, schedule, spec.source, spec.window, own_noise, state)
+
+
+def own_noise_of(spec: TaskSpec, variant: int, seed: int) -> tuple[int, int]:
+    """Seed and frames of the noise that starts a song, and that it draws from at its steps where it draws any."""
+    match spec:
+        case Edit():
+            return spec.retake_seeds[variant], spec.num_frames
+        case Extend():
+            return seed, spec.source.shape[-1]
+        case _:
+            return seed, spec.num_frames

@@ -87,7 +87,7 @@ class AudioToAudioSampling(_message.Message):
     def __init__(self, source: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., ref_audio_strength: _Optional[float] = ...) -> None: ...
 
 class SampleRequest(_message.Message):
-    __slots__ = ("conditioning", "params", "seeds", "adapters", "priority", "tenant", "text_to_music", "retake", "repaint", "extend", "edit", "audio_to_audio")
+    __slots__ = ("conditioning", "params", "seeds", "adapters", "priority", "tenant", "text_to_music", "retake", "repaint", "extend", "edit", "audio_to_audio", "snapshot", "snapshot_seconds")
     CONDITIONING_FIELD_NUMBER: _ClassVar[int]
     PARAMS_FIELD_NUMBER: _ClassVar[int]
     SEEDS_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +100,8 @@ class SampleRequest(_message.Message):
     EXTEND_FIELD_NUMBER: _ClassVar[int]
     EDIT_FIELD_NUMBER: _ClassVar[int]
     AUDIO_TO_AUDIO_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     conditioning: _encoder_pb2.Conditioning
     params: _sampling_pb2.SamplingParams
     seeds: _containers.RepeatedScalarFieldContainer[int]
@@ -112,7 +114,58 @@ class SampleRequest(_message.Message):
     extend: ExtendSampling
     edit: EditSampling
     audio_to_audio: AudioToAudioSampling
-    def __init__(self, conditioning: _Optional[_Union[_encoder_pb2.Conditioning, _Mapping]] = ..., params: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., seeds: _Optional[_Iterable[int]] = ..., adapters: _Optional[_Iterable[_Union[_sampling_pb2.AdapterSelection, _Mapping]]] = ..., priority: _Optional[_Union[_music_pb2.Priority, str]] = ..., tenant: _Optional[str] = ..., text_to_music: _Optional[_Union[TextToMusicSampling, _Mapping]] = ..., retake: _Optional[_Union[RetakeSampling, _Mapping]] = ..., repaint: _Optional[_Union[RepaintSampling, _Mapping]] = ..., extend: _Optional[_Union[ExtendSampling, _Mapping]] = ..., edit: _Optional[_Union[EditSampling, _Mapping]] = ..., audio_to_audio: _Optional[_Union[AudioToAudioSampling, _Mapping]] = ...) -> None: ...
+    snapshot: SamplingSnapshot
+    snapshot_seconds: float
+    def __init__(self, conditioning: _Optional[_Union[_encoder_pb2.Conditioning, _Mapping]] = ..., params: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., seeds: _Optional[_Iterable[int]] = ..., adapters: _Optional[_Iterable[_Union[_sampling_pb2.AdapterSelection, _Mapping]]] = ..., priority: _Optional[_Union[_music_pb2.Priority, str]] = ..., tenant: _Optional[str] = ..., text_to_music: _Optional[_Union[TextToMusicSampling, _Mapping]] = ..., retake: _Optional[_Union[RetakeSampling, _Mapping]] = ..., repaint: _Optional[_Union[RepaintSampling, _Mapping]] = ..., extend: _Optional[_Union[ExtendSampling, _Mapping]] = ..., edit: _Optional[_Union[EditSampling, _Mapping]] = ..., audio_to_audio: _Optional[_Union[AudioToAudioSampling, _Mapping]] = ..., snapshot: _Optional[_Union[SamplingSnapshot, _Mapping]] = ..., snapshot_seconds: _Optional[float] = ...) -> None: ...
+
+class SamplingSnapshot(_message.Message):
+    __slots__ = ("format_version", "request_digest", "songs", "songs_digest")
+    FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SONGS_FIELD_NUMBER: _ClassVar[int]
+    SONGS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    format_version: int
+    request_digest: bytes
+    songs: _containers.RepeatedCompositeFieldContainer[SongSnapshot]
+    songs_digest: bytes
+    def __init__(self, format_version: _Optional[int] = ..., request_digest: _Optional[bytes] = ..., songs: _Optional[_Iterable[_Union[SongSnapshot, _Mapping]]] = ..., songs_digest: _Optional[bytes] = ...) -> None: ...
+
+class SongSnapshot(_message.Message):
+    __slots__ = ("timestep_index", "window", "noise_draws", "tensors", "latents", "forwards", "evaluated_rows", "device_seconds")
+    class TensorsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _tensor_pb2.Tensor
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    TIMESTEP_INDEX_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    NOISE_DRAWS_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    LATENTS_FIELD_NUMBER: _ClassVar[int]
+    FORWARDS_FIELD_NUMBER: _ClassVar[int]
+    EVALUATED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    timestep_index: int
+    window: int
+    noise_draws: int
+    tensors: _containers.MessageMap[str, _tensor_pb2.Tensor]
+    latents: _tensor_pb2.Tensor
+    forwards: int
+    evaluated_rows: int
+    device_seconds: float
+    def __init__(self, timestep_index: _Optional[int] = ..., window: _Optional[int] = ..., noise_draws: _Optional[int] = ..., tensors: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., latents: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., forwards: _Optional[int] = ..., evaluated_rows: _Optional[int] = ..., device_seconds: _Optional[float] = ...) -> None: ...
+
+class SampleSnapshot(_message.Message):
+    __slots__ = ("snapshot", "step", "draining")
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    snapshot: SamplingSnapshot
+    step: int
+    draining: bool
+    def __init__(self, snapshot: _Optional[_Union[SamplingSnapshot, _Mapping]] = ..., step: _Optional[int] = ..., draining: _Optional[bool] = ...) -> None: ...
 
 class SampleProgress(_message.Message):
     __slots__ = ("step", "total_steps", "batch_rows")
@@ -135,9 +188,11 @@ class SampleResult(_message.Message):
     def __init__(self, latents: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ..., device_seconds: _Optional[float] = ..., evaluated_rows: _Optional[int] = ...) -> None: ...
 
 class SampleResponse(_message.Message):
-    __slots__ = ("progress", "result")
+    __slots__ = ("progress", "result", "snapshot")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     progress: SampleProgress
     result: SampleResult
-    def __init__(self, progress: _Optional[_Union[SampleProgress, _Mapping]] = ..., result: _Optional[_Union[SampleResult, _Mapping]] = ...) -> None: ...
+    snapshot: SampleSnapshot
+    def __init__(self, progress: _Optional[_Union[SampleProgress, _Mapping]] = ..., result: _Optional[_Union[SampleResult, _Mapping]] = ..., snapshot: _Optional[_Union[SampleSnapshot, _Mapping]] = ...) -> None: ...

@@ -545,7 +545,8 @@ class Transformer(nn.Module):
 
     def _finish(self, x: Tensor, rows: Sequence[Row]) -> Sequence[Tensor]:
         velocities = self.final_layer(x, torch.stack([row.modulation.final for row in rows]), _row_updates(rows))
-        return velocities.float().unbind(0)  # type: ignore[no-any-return]
+        # Row-major: sums over a song add in the order of its memory, and a song that goes on from a snapshot must add in the same.
+        return velocities.float().contiguous().unbind(0)  # type: ignore[no-any-return]
 
 
 def _row_updates(rows: Sequence[Row], groups: Groups = ONE_GROUP) -> RowUpdates:

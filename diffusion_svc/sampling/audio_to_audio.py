@@ -10,6 +10,7 @@ from diffusion_svc.sampling.denoising import Task, denoise
 from diffusion_svc.sampling.params import SamplingParams, build_sampling_schedule
 from diffusion_svc.sampling.schedule import Schedule, shift
 from diffusion_svc.sampling.solvers import NoiseSource
+from diffusion_svc.sampling.state import TaskState
 
 
 def build_reference_schedule(params: SamplingParams, strength: float) -> Schedule:
@@ -25,7 +26,9 @@ def build_reference_schedule(params: SamplingParams, strength: float) -> Schedul
     return build_sampling_schedule(replace(params, infer_step=num_steps), sigma_max=1 - strength)
 
 
-def audio_to_audio(params: SamplingParams, schedule: Schedule, source: Tensor, strength: float, noise: NoiseSource) -> Task:
+def audio_to_audio(
+    params: SamplingParams, schedule: Schedule, source: Tensor, strength: float, noise: NoiseSource, state: TaskState | None = None
+) -> Task:
     """Denoise from a mix of the reference and noise.
 
     The mix is at the noise level shifted once, sampling starts at the one shifted twice, which is higher: kept for equal results.
@@ -36,6 +39,11 @@ def audio_to_audio(params: SamplingParams, schedule: Schedule, source: Tensor, s
         source: Latents of the reference, [8, 16, T] float32.
         strength: How closely to follow it, 0 to 1.
         noise: The song's own noise; the first draw goes into the mix.
+        state: Where to go on; None: at the beginning.
     """
-    sigma = shift(torch.tensor(1 - strength)).item()
-    return denoise(params, schedule, (1 - sigma) * source + sigma * noise(), noise)
+    state = state or TaskState()
+    noise = state.counted(noise)
+    if not state.begun:
+        sigma = shift(torch.tensor(1 - strength)).item()
+        state.begin((1 - sigma) * source + sigma * noise())
+    return denoise(params, schedule, noise, state)

@@ -10,6 +10,7 @@ from diffusion_svc.sampling.guidance import Branch, Guidance
 from diffusion_svc.sampling.params import SamplingParams, build_solver
 from diffusion_svc.sampling.schedule import Schedule
 from diffusion_svc.sampling.solvers import NoiseSource
+from diffusion_svc.sampling.state import TaskState
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,18 @@ def guided_velocity(guidance: Guidance, latents: Tensor, index: int, window: int
     return guidance.combine(index, dict(zip(branches, velocities, strict=True)))
 
 
-def denoise(params: SamplingParams, schedule: Schedule, latents: Tensor, noise: NoiseSource) -> Task:
+def denoise(params: SamplingParams, schedule: Schedule, noise: NoiseSource, state: TaskState) -> Task:
     """Follow the flow from noisy latents to a sample.
 
     Args:
         params: Of the request.
-        schedule: Noise levels; the latents are at the first.
-        latents: [8, 16, T] float32.
+        schedule: Noise levels.
         noise: The song's own noise, for solvers that add some.
+        state: Begun; its latents are at a level of the schedule.
     """
-    solver = build_solver(params, schedule, noise)
-    guidance = Guidance(params.guidance, schedule.num_steps)
-    for index in range(len(schedule.timesteps)):
-        velocity = yield from guided_velocity(guidance, latents, index)
-        latents = solver.step(latents, velocity, index)
-    return latents
+    solver = build_solver(params, schedule, noise, state.tensors)
+    guidance = Guidance(params.guidance, schedule.num_steps, state.tensors)
+    for index in range(state.index, len(schedule.timesteps)):
+        velocity = yield from guided_velocity(guidance, state.latents, index)
+        state.advance(solver.step(state.latents, velocity, index))
+    return state.latents

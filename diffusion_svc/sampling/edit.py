@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from diffusion_svc.sampling.denoising import Evaluation, Task
-from diffusion_svc.sampling.guidance import Branch, MomentumBuffer, apg
+from diffusion_svc.sampling.guidance import TARGET_MOMENTUM, Branch, MomentumBuffer, apg
 from diffusion_svc.sampling.params import SamplingParams, SchedulerType
 from diffusion_svc.sampling.schedule import Schedule
 from diffusion_svc.sampling.solvers import Euler, NoiseSource, PingPong
+from diffusion_svc.sampling.state import TaskState
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,9 @@ class EditWindow:
     n_avg: int
 
 
-def edit(params: SamplingParams, schedule: Schedule, source: Tensor, window: EditWindow, noise: NoiseSource) -> Task:
+def edit(
+    params: SamplingParams, schedule: Schedule, source: Tensor, window: EditWindow, noise: NoiseSource, state: TaskState | None = None
+) -> Task:
     """Carry a song from one prompt to another.
 
     Both prompts are guided by APG at every step, each against its own null condition. The source's velocity has momentum, the target's only
@@ -44,18 +47,22 @@ def edit(params: SamplingParams, schedule: Schedule, source: Tensor, window: Edi
         source: Latents of the song, [8, 16, T] float32.
         window: Where to follow the source.
         noise: The song's own noise.
+        state: Where to go on; None: at the beginning.
     """
+    state = state or TaskState()
+    noise = state.counted(noise)
     scale = params.guidance.guidance_scale
     guided = params.guidance.active
     source_branches = (Branch.FULL, Branch.NULL) if guided else (Branch.FULL,)
     target_branches = (Branch.TARGET, Branch.TARGET_NULL) if guided else (Branch.TARGET,)
-    source_momentum, target_momentum = MomentumBuffer(), MomentumBuffer()
+    source_momentum, target_momentum = MomentumBuffer(kept=state.tensors), MomentumBuffer(kept=state.tensors, name=TARGET_MOMENTUM)
     num_steps = len(schedule.timesteps)
     first, switch = int(num_steps * window.n_min), int(num_steps * window.n_max)
 
-    latents = source
-    for index in range(first, switch):  # move by the difference of the two flows
-        sigma = schedule.sigmas[index]
+    if not state.begun:
+        state.begin(source, first)
+    for index in range(state.index, switch):  # move by the difference of the two flows
+        sigma, latents = schedule.sigmas[index], state.latents
         evaluations: list[Evaluation] = []
         for _ in range(window.n_avg):
             noisy_source = (1 - sigma) * source + sigma * noise()
@@ -68,16 +75,16 @@ def edit(params: SamplingParams, schedule: Schedule, source: Tensor, window: Edi
             source_velocity = _guide([next(answers) for _ in source_branches], scale, source_momentum)
             target_velocity = _guide([next(answers) for _ in target_branches], scale, None)
             difference = difference + (target_velocity - source_velocity) / window.n_avg
-        latents = latents + (schedule.sigmas[index + 1] - sigma) * difference
+        state.advance(latents + (schedule.sigmas[index + 1] - sigma) * difference)
 
-    if switch < num_steps:  # back up to the noise level of the switch, and down under the target alone
-        sigma = schedule.sigmas[switch]
-        latents = latents + sigma * (noise() - source)
-        solver = PingPong(schedule, noise) if params.scheduler_type is SchedulerType.PINGPONG else Euler(schedule, omega_scale=0.0)
-        for index in range(switch, num_steps):
-            velocities = yield [Evaluation(latents, index, branch) for branch in target_branches]
-            latents = solver.step(latents, _guide(velocities, scale, target_momentum), index)
-    return latents
+    solver = PingPong(schedule, noise) if params.scheduler_type is SchedulerType.PINGPONG else Euler(schedule, omega_scale=0.0)
+    for index in range(state.index, num_steps):  # down under the target alone
+        latents = state.latents
+        if index == switch:  # first of all back up to the noise level of the switch
+            latents = latents + schedule.sigmas[switch] * (noise() - source)
+        velocities = yield [Evaluation(latents, index, branch) for branch in target_branches]
+        state.advance(solver.step(latents, _guide(velocities, scale, target_momentum), index))
+    return state.latents
 
 
 def _guide(velocities: Sequence[Tensor], scale: float, momentum: MomentumBuffer | None) -> Tensor:

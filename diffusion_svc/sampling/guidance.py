@@ -12,6 +12,7 @@ from acestep_rpc.work import CFG_STAR_ZERO_STEPS, guided_range
 
 APG_MOMENTUM = -0.75
 APG_NORM_THRESHOLD = 2.5
+MOMENTUM, TARGET_MOMENTUM = "momentum", "target_momentum"
 
 
 class Branch(Enum):
@@ -73,16 +74,28 @@ def double_condition(full: Tensor, text_only: Tensor, null: Tensor, text_scale: 
 
 
 class MomentumBuffer:
-    """Running difference of the full and the null velocity over the guided evaluations of one song."""
+    """Running difference of the full and the null velocity over the guided evaluations of one song.
 
-    def __init__(self, momentum: float = APG_MOMENTUM) -> None:
+    Args:
+        momentum: Share of the past.
+        kept: Where it keeps the sum; None: nobody else wants to know.
+        name: Under which name.
+    """
+
+    def __init__(self, momentum: float = APG_MOMENTUM, kept: dict[str, Tensor] | None = None, name: str = MOMENTUM) -> None:
         self._momentum = momentum
-        self.running: Tensor | float = 0.0
+        self._kept = {} if kept is None else kept
+        self._name = name
+
+    @property
+    def running(self) -> Tensor | float:
+        """The sum."""
+        return self._kept.get(self._name, 0.0)
 
     def update(self, difference: Tensor) -> Tensor:
         """Add a difference and return the sum."""
-        self.running = difference + self._momentum * self.running
-        return self.running
+        running = self._kept[self._name] = difference + self._momentum * self.running
+        return running
 
 
 def apg(
@@ -125,12 +138,13 @@ class Guidance:
     Args:
         params: Of the request.
         num_steps: N of the schedule.
+        kept: Where the momentum of APG is kept; None: nobody else wants to know.
     """
 
-    def __init__(self, params: GuidanceParams, num_steps: int) -> None:
+    def __init__(self, params: GuidanceParams, num_steps: int, kept: dict[str, Tensor] | None = None) -> None:
         self._params = params
         self._range = guided_range(num_steps, params.guidance_interval) if params.active else range(0)
-        self._buffer = MomentumBuffer()
+        self._buffer = MomentumBuffer(kept=kept)
 
     def branches(self, index: int) -> Sequence[Branch]:
         """Conditions to evaluate at an evaluation index; none where the velocity is zero whatever they give."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from torch import Tensor
+
 from diffusion_svc.sampling.guidance import GuidanceParams
 from diffusion_svc.sampling.schedule import Schedule, build_schedule, heun_schedule, select_steps
 from diffusion_svc.sampling.solvers import Euler, Heun, NoiseSource, PingPong, Solver
@@ -41,12 +43,12 @@ def build_sampling_schedule(params: SamplingParams, sigma_max: float = 1.0) -> S
     return heun_schedule(schedule) if params.scheduler_type is SchedulerType.HEUN else schedule
 
 
-def build_solver(params: SamplingParams, schedule: Schedule, noise: NoiseSource) -> Solver:
-    """The solver of a request; only ping-pong draws noise."""
+def build_solver(params: SamplingParams, schedule: Schedule, noise: NoiseSource, kept: dict[str, Tensor]) -> Solver:
+    """The solver of a request; only ping-pong draws noise, and only heun keeps something."""
     match params.scheduler_type:
         case SchedulerType.EULER:
             return Euler(schedule, params.omega_scale)
         case SchedulerType.HEUN:
-            return Heun(schedule, params.omega_scale)
+            return Heun(schedule, params.omega_scale, kept)
         case SchedulerType.PINGPONG:
             return PingPong(schedule, noise)

@@ -12,6 +12,7 @@ from diffusion_svc.sampling.guidance import Guidance
 from diffusion_svc.sampling.params import SamplingParams
 from diffusion_svc.sampling.schedule import Schedule
 from diffusion_svc.sampling.solvers import Euler, NoiseSource
+from diffusion_svc.sampling.state import RESULT, TaskState
 from diffusion_svc.sampling.text_to_music import mix_noise
 
 
@@ -24,6 +25,7 @@ def repaint(
     noise: NoiseSource,
     retake_noise: NoiseSource,
     windows: Sequence[tuple[int, int]] | None = None,
+    state: TaskState | None = None,
 ) -> Task:
     """Make new music where the mask says.
 
@@ -37,12 +39,15 @@ def repaint(
         retake_noise: Second noise, which the new part turns to.
         windows: Frames [start, stop) to compute, one window after another, with the noise that they have in the whole; the network sees
             nothing outside of them. None: the whole song.
+        state: Where to go on; None: at the beginning.
     """
+    state = state or TaskState()
     start = mix_noise(noise(), retake_noise(), variance, mask)
-    result = source.clone()
-    for window, (low, high) in enumerate(windows or [(0, source.shape[-1])]):
+    result = state.tensors.setdefault(RESULT, source.clone())
+    for low, high in (windows or [(0, source.shape[-1])])[state.window :]:
         part = (source[..., low:high], mask[low:high], start[..., low:high])
-        result[..., low:high] = yield from regenerate(params, schedule, *part, variance, window)
+        result[..., low:high] = yield from regenerate(params, schedule, *part, variance, state)
+        state.next_window()
     return result
 
 
@@ -66,7 +71,14 @@ def build_mask(num_frames: int, regions: Sequence[tuple[int, int]], feather: flo
 
 
 def extend(
-    params: SamplingParams, schedule: Schedule, source: Tensor, left: int, right: int, noise: NoiseSource, retake_noise: NoiseSource
+    params: SamplingParams,
+    schedule: Schedule,
+    source: Tensor,
+    left: int,
+    right: int,
+    noise: NoiseSource,
+    retake_noise: NoiseSource,
+    state: TaskState | None = None,
 ) -> Task:
     """Make a song longer, past the longest that the network takes by windows that overlap: what one made, the next one hears and keeps.
 
@@ -78,12 +90,19 @@ def extend(
         right: Frames to add after it.
         noise: Noise of the source's part, [8, 16, T].
         retake_noise: Noise of the new parts, at least as long as each.
+        state: Where to go on; None: at the beginning.
     """
-    result, mask, start = pad_source(source, left, right, noise(), retake_noise())
-    for window, (low, high) in enumerate(extension_windows(source.shape[-1], left, right)):
-        part = (result[..., low:high].clone(), mask[low:high].clone(), start[..., low:high])
-        result[..., low:high] = yield from regenerate(params, schedule, *part, variance=1.0, window=window)
+    state = state or TaskState()
+    padded, mask, start = pad_source(source, left, right, noise(), retake_noise())
+    result = state.tensors.setdefault(RESULT, padded)
+    windows = extension_windows(source.shape[-1], left, right)
+    for low, high in windows[: state.window]:
         mask[low:high] = 0
+    for low, high in windows[state.window :]:
+        part = (result[..., low:high].clone(), mask[low:high].clone(), start[..., low:high])
+        result[..., low:high] = yield from regenerate(params, schedule, *part, variance=1.0, state=state)
+        mask[low:high] = 0
+        state.next_window()
     return result
 
 
@@ -100,7 +119,13 @@ def extension_noise_frames(num_frames: int, left: int, right: int) -> int:
 
 
 def regenerate(
-    params: SamplingParams, schedule: Schedule, source: Tensor, mask: Tensor, noise: Tensor, variance: float, window: int = 0
+    params: SamplingParams,
+    schedule: Schedule,
+    source: Tensor,
+    mask: Tensor,
+    noise: Tensor,
+    variance: float,
+    state: TaskState | None = None,
 ) -> Task:
     """Denoise what the mask selects, and hold the rest to the source at each noise level.
 
@@ -113,18 +138,20 @@ def regenerate(
         mask: [T] float32, share of the new: 1 new, 0 held.
         noise: [8, 16, T] float32.
         variance: 0 to 1. 0 gives the source.
-        window: Number of this part of the song.
+        state: Where to go on, and which window of the song this is; None: at the beginning of the only one.
     """
+    state = state or TaskState()
 
     def noisy_source(sigma: float) -> Tensor:
         return (1 - sigma) * source + sigma * noise
 
     solver = Euler(schedule, omega_scale=0.0)
-    guidance = Guidance(params.guidance, schedule.num_steps)
-    first = first_step(schedule.num_steps, variance)
-    latents = noisy_source(schedule.sigmas[first])
-    for index in range(first, len(schedule.timesteps)):
-        velocity = yield from guided_velocity(guidance, latents, index, window)
-        latents = solver.step(latents, velocity, index)
-        latents = torch.lerp(noisy_source(schedule.sigmas[index + 1]), latents, mask)  # exact at 0 and 1
-    return latents
+    guidance = Guidance(params.guidance, schedule.num_steps, state.tensors)
+    if not state.begun:
+        first = first_step(schedule.num_steps, variance)
+        state.begin(noisy_source(schedule.sigmas[first]), first)
+    for index in range(state.index, len(schedule.timesteps)):
+        velocity = yield from guided_velocity(guidance, state.latents, index, state.window)
+        latents = solver.step(state.latents, velocity, index)
+        state.advance(torch.lerp(noisy_source(schedule.sigmas[index + 1]), latents, mask))  # exact at 0 and 1
+    return state.latents

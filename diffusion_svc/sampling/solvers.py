@@ -10,6 +10,7 @@ from torch import Tensor
 from diffusion_svc.sampling.schedule import Schedule
 
 NoiseSource = Callable[[], Tensor]
+TRIAL_START, TRIAL_SLOPE = "trial_start", "trial_slope"
 
 
 class Solver(Protocol):
@@ -53,21 +54,21 @@ class Heun:
     Args:
         schedule: Noise levels of `heun_schedule`.
         omega_scale: Granularity.
+        kept: Where it keeps start and slope of the trial under way; None: nobody else wants to know.
     """
 
-    def __init__(self, schedule: Schedule, omega_scale: float) -> None:
+    def __init__(self, schedule: Schedule, omega_scale: float, kept: dict[str, Tensor] | None = None) -> None:
         self._sigmas = schedule.sigmas
         self._factor = omega_factor(omega_scale)
-        self._trial: tuple[Tensor, Tensor, float] | None = None  # start, slope, width of the trial under way
+        self._kept = {} if kept is None else kept
 
     def step(self, latents: Tensor, velocity: Tensor, index: int) -> Tensor:
         """Latents of the trial, or of the corrected step."""
-        if self._trial is None:
-            width = self._sigmas[index + 1] - self._sigmas[index]
-            self._trial = latents, velocity, width
-            return latents + shift_mean(width * velocity, self._factor)
-        start, slope, width = self._trial
-        self._trial = None
+        if TRIAL_START not in self._kept:
+            self._kept[TRIAL_START], self._kept[TRIAL_SLOPE] = latents, velocity
+            return latents + shift_mean((self._sigmas[index + 1] - self._sigmas[index]) * velocity, self._factor)
+        start, slope = self._kept.pop(TRIAL_START), self._kept.pop(TRIAL_SLOPE)
+        width = self._sigmas[index] - self._sigmas[index - 1]  # of the trial, which was the evaluation before
         return start + shift_mean(width * (slope + velocity) / 2, self._factor)
 
 
@@ -92,10 +93,32 @@ class PingPong:
         return (1 - sigma_next) * clean + sigma_next * self._noise()
 
 
-def seeded_noise(seed: int, shape: tuple[int, ...], device: torch.device) -> NoiseSource:
+class SeededNoise:
     """Noise of one song: drawn on the CPU in float32 at its exact shape, so that a seed means the same song on any device.
 
     The first draw is the initial noise; ping-pong goes on with the same generator.
+
+    Args:
+        seed: Of the song.
+        shape: Of a draw.
+        device: Where the noise is wanted.
     """
-    generator = torch.Generator().manual_seed(seed)
-    return lambda: torch.randn(shape, generator=generator).to(device)
+
+    def __init__(self, seed: int, shape: tuple[int, ...], device: torch.device) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._shape = shape
+        self._device = device
+
+    def __call__(self) -> Tensor:
+        """The next draw."""
+        return torch.randn(self._shape, generator=self._generator).to(self._device)
+
+    def skip(self, draws: int) -> None:
+        """Leave out so many, which takes as long as drawing them."""
+        for _ in range(draws):
+            torch.randn(self._shape, generator=self._generator)
+
+
+def seeded_noise(seed: int, shape: tuple[int, ...], device: torch.device) -> SeededNoise:
+    """Noise of a seed."""
+    return SeededNoise(seed, shape, device)

@@ -8,20 +8,33 @@ from diffusion_svc.sampling.denoising import Task, denoise
 from diffusion_svc.sampling.params import SamplingParams
 from diffusion_svc.sampling.schedule import Schedule
 from diffusion_svc.sampling.solvers import NoiseSource
+from diffusion_svc.sampling.state import TaskState
 
 
-def text_to_music(params: SamplingParams, schedule: Schedule, noise: NoiseSource) -> Task:
+def text_to_music(params: SamplingParams, schedule: Schedule, noise: NoiseSource, state: TaskState | None = None) -> Task:
     """Denoise from pure noise to a sample.
 
     Args:
         params: Of the request.
         schedule: From `build_sampling_schedule`.
         noise: The song's own noise; the first draw is the start.
+        state: Where to go on; None: at the beginning.
     """
-    return denoise(params, schedule, noise(), noise)
+    state = state or TaskState()
+    noise = state.counted(noise)
+    if not state.begun:
+        state.begin(noise())
+    return denoise(params, schedule, noise, state)
 
 
-def retake(params: SamplingParams, schedule: Schedule, variance: float, noise: NoiseSource, retake_noise: NoiseSource) -> Task:
+def retake(
+    params: SamplingParams,
+    schedule: Schedule,
+    variance: float,
+    noise: NoiseSource,
+    retake_noise: NoiseSource,
+    state: TaskState | None = None,
+) -> Task:
     """As `text_to_music`, from a start between those of two seeds.
 
     Args:
@@ -30,8 +43,13 @@ def retake(params: SamplingParams, schedule: Schedule, variance: float, noise: N
         variance: 0 is the song of the first noise, 1 that of the second.
         noise: First noise, which ping-pong goes on with.
         retake_noise: Second noise.
+        state: Where to go on; None: at the beginning.
     """
-    return denoise(params, schedule, mix_noise(noise(), retake_noise(), variance), noise)
+    state = state or TaskState()
+    noise = state.counted(noise)
+    if not state.begun:
+        state.begin(mix_noise(noise(), retake_noise(), variance))
+    return denoise(params, schedule, noise, state)
 
 
 def mix_noise(first: Tensor, second: Tensor, variance: float, share: Tensor | None = None) -> Tensor:
