@@ -30,7 +30,14 @@ from orchestrator.tenants.guard import Guard, open_guard
 async def _stages(settings: Settings) -> Stages:
     if not settings.embedded:
         try:
-            return connect_stages(settings.encoder, settings.diffusion, settings.vae, security=settings.stage_security)
+            return connect_stages(
+                settings.encoder,
+                settings.diffusion,
+                settings.vae,
+                security=settings.stage_security,
+                snapshot_seconds=settings.snapshot_seconds,
+                max_snapshot_bytes=settings.max_snapshot_bytes,
+            )
         except OSError as error:
             raise ValueError(f"cannot read the certificates for the stages: {error}") from error
     from orchestrator.embedded import load  # brings torch: only where the stages are

@@ -271,10 +271,19 @@ class Pool:
     def _note(self, replica: Replica, status: stage_pb2.WatchStatusResponse) -> None:
         if replica.state == "ejected":
             log("replica_ready", stage=self._stage, target=replica.target, on_trial=replica.on_trial)
-        if status.draining and replica.state != "draining":
-            log("replica_drains", stage=self._stage, target=replica.target)
-        replica.state, replica.fits = ("draining", False) if status.draining else ("ready", True)
+        if status.draining:
+            self.note_draining(replica)
+        else:
+            replica.state, replica.fits = "ready", True
         replica.backlog_seconds, replica.reported = status.backlog_seconds, time.monotonic()
+        self._changed.set()
+        self._report()
+
+    def note_draining(self, replica: Replica) -> None:
+        """It gets nothing new."""
+        if replica.state != "draining":
+            log("replica_drains", stage=self._stage, target=replica.target)
+        replica.state, replica.fits = "draining", False
         self._changed.set()
         self._report()
 
@@ -305,10 +314,14 @@ class PooledStub:
         pool: Of the stage.
         stub_class: As EncoderServiceStub.
         streams: Its methods that answer with a stream.
+        drains: Whether a response of a stream says that its replica drains.
     """
 
-    def __init__(self, pool: Pool, stub_class: StubClass, streams: Sequence[str] = ()) -> None:
+    def __init__(
+        self, pool: Pool, stub_class: StubClass, streams: Sequence[str] = (), drains: Callable[[Any], bool] = lambda response: False
+    ) -> None:
         self._pool = pool
+        self._drains = drains
         self._stub_class = stub_class
         self._streams = streams
 
@@ -329,6 +342,8 @@ class PooledStub:
             responses = getattr(replica.stub(self._stub_class), name)(request, timeout=_remaining(deadline))
             async with contextlib.aclosing(responses):
                 async for response in responses:
+                    if self._drains(response):
+                        self._pool.note_draining(replica)
                     yield response
 
 

@@ -1,5 +1,6 @@
 """Deployment settings of the orchestrator, from ACESTEP_ORCHESTRATOR_*."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,6 +58,11 @@ class Settings(ServerSettings):
     """Calls of Generate under way; one more is refused. With several replicas of a stage: as many times its own limit."""
     max_backlog_seconds: float = 3600.0
     """A request that is predicted to wait longer for others is refused."""
+    snapshot_seconds: float = 5.0
+    """Device time of a request between two snapshots of its sampling. Where its replica fails or drains it goes on from the last one, on
+    another: so much is computed again at most. 0: none, it begins anew. Embedded: unused, there is no other replica."""
+    max_snapshot_bytes: int = 1 << 30
+    """Of all snapshots kept in memory, one a request under way; one that does not fit beside the others is not kept."""
     max_queued_jobs: int = 10000
     """Jobs that have not ended, of all servers; one more is refused."""
     max_queued_job_seconds: float = 7 * 86400.0
@@ -99,10 +105,19 @@ class Settings(ServerSettings):
         if self.database_url and self.data is None and not self.store:
             raise SettingsError(f"{PREFIX}STORE or {PREFIX}DATA must be set with {PREFIX}DATABASE_URL: songs must last as long as jobs")
         least = {"concurrent_jobs": 0, "job_attempts": 1, "job_lease_seconds": 1, "retention_seconds": 0, "retention_bytes": 0}
-        least |= {"max_requests": 1, "max_backlog_seconds": 0, "max_queued_jobs": 0, "max_queued_job_seconds": 0}
+        least |= {
+            "snapshot_seconds": 0,
+            "max_snapshot_bytes": 0,
+            "max_requests": 1,
+            "max_backlog_seconds": 0,
+            "max_queued_jobs": 0,
+            "max_queued_job_seconds": 0,
+        }
         for name, minimum in (least | {"webhook_attempts": 1, "webhook_retry_seconds": 0}).items():
             if not getattr(self, name) >= minimum:
                 raise SettingsError(f"{PREFIX}{name.upper()} must be at least {minimum}")
+        if self.snapshot_seconds == math.inf:
+            raise SettingsError(f"{PREFIX}SNAPSHOT_SECONDS must be finite; 0 for no snapshots")
 
     @property
     def stage_security(self) -> ClientSecurity | None:

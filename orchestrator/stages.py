@@ -26,6 +26,7 @@ from acestep_rpc.v1 import (
 )
 from orchestrator.discovery import discover
 from orchestrator.pool import Pool, PooledStub, expecting
+from orchestrator.resuming import Kept, sample_to_the_end
 
 T = TypeVar("T")
 P = TypeVar("P", vae_pb2.DecodeLatentsResponse, vae_pb2.ReadAudioResponse)
@@ -47,6 +48,8 @@ class Stages:
         adapters: Gives the stubs of AdapterService of all replicas of encoder and diffusion, by a deadline.
         lyrics: Stub of LyricsService; None: nobody previews lyrics.
         replicas: How many of a stage take work.
+        snapshot_seconds: Device time of a request between two snapshots of its sampling; 0: none are taken.
+        max_snapshot_bytes: Of all snapshots that are kept.
     """
 
     def __init__(
@@ -59,6 +62,8 @@ class Stages:
         adapters: Callable[[float | None], Awaitable[Sequence[Any]]] | None = None,
         lyrics: Any = None,
         replicas: Callable[[str], int] = lambda stage: 1,
+        snapshot_seconds: float = 0.0,
+        max_snapshot_bytes: int = 0,
     ) -> None:
         self._encoder = encoder
         self._diffusion = diffusion
@@ -67,6 +72,8 @@ class Stages:
         self._close = close
         self._adapters = adapters
         self._lyrics = lyrics
+        self._snapshot_seconds = snapshot_seconds
+        self._kept = Kept(max_snapshot_bytes)
         self.replicas = replicas
         """How many replicas of a stage take work."""
 
@@ -107,16 +114,21 @@ class Stages:
     async def sample(
         self, request: diffusion_pb2.SampleRequest, deadline: float | None, seconds: float = 0.0
     ) -> AsyncGenerator[diffusion_pb2.SampleResponse, None]:
-        """Sample latents, predicted to take so many seconds; tried twice until it has begun. Close the iterator to cancel."""
+        """Sample latents, predicted to take so many seconds; another replica goes on where one fails or drains. Close it to cancel."""
 
-        def call() -> AsyncGenerator[diffusion_pb2.SampleResponse, None]:
+        def call(attempt: diffusion_pb2.SampleRequest) -> AsyncGenerator[diffusion_pb2.SampleResponse, None]:
             with expecting(seconds):
-                responses: AsyncGenerator[diffusion_pb2.SampleResponse, None] = self._diffusion.Sample(request, timeout=_timeout(deadline))
+                responses: AsyncGenerator[diffusion_pb2.SampleResponse, None] = self._diffusion.Sample(attempt, timeout=_timeout(deadline))
             return responses
 
-        async with contextlib.aclosing(_until_begun("diffusion", call)) as responses:
-            async for response in responses:
-                yield response
+        def another_ready() -> bool:
+            return self.replicas("diffusion") > 0
+
+        with self._kept.slot() as slot:
+            sampling = sample_to_the_end(request, call, slot, self._snapshot_seconds, another_ready)
+            async with contextlib.aclosing(sampling) as responses:
+                async for response in responses:
+                    yield response
 
     async def decode(
         self, request: vae_pb2.DecodeLatentsRequest, deadline: float | None, seconds: float = 0.0
@@ -167,7 +179,15 @@ class Stages:
             await self._close()
 
 
-def connect_stages(encoder: str, diffusion: str, vae: str, ready_seconds: float = 5.0, security: ClientSecurity | None = None) -> Stages:
+def connect_stages(
+    encoder: str,
+    diffusion: str,
+    vae: str,
+    ready_seconds: float = 5.0,
+    security: ClientSecurity | None = None,
+    snapshot_seconds: float = 5.0,
+    max_snapshot_bytes: int = 1 << 30,
+) -> Stages:
     """Stages behind a network.
 
     Args:
@@ -176,6 +196,8 @@ def connect_stages(encoder: str, diffusion: str, vae: str, ready_seconds: float 
         vae: As encoder.
         ready_seconds: How long each try of a call waits where no replica takes work, as while it restarts.
         security: How to check the stages and what to show them; None: neither.
+        snapshot_seconds: Device time of a request between two snapshots of its sampling; 0: none are taken.
+        max_snapshot_bytes: Of all snapshots that are kept.
     """
     addresses = {"encoder": encoder, "diffusion": diffusion, "vae": vae}
     again = {stage: asyncio.Event() for stage in STAGES}
@@ -194,30 +216,18 @@ def connect_stages(encoder: str, diffusion: str, vae: str, ready_seconds: float 
 
     return Stages(
         encoder=PooledStub(pools["encoder"], encoder_pb2_grpc.EncoderServiceStub),
-        diffusion=PooledStub(pools["diffusion"], diffusion_pb2_grpc.DiffusionServiceStub, streams=("Sample",)),
+        diffusion=PooledStub(
+            pools["diffusion"], diffusion_pb2_grpc.DiffusionServiceStub, ("Sample",), lambda response: bool(response.snapshot.draining)
+        ),
         vae=PooledStub(pools["vae"], vae_pb2_grpc.VaeServiceStub, streams=("DecodeLatents", "ReadAudio")),
         describers=[PooledStub(pool, stage_pb2_grpc.StageServiceStub) for pool in pools.values()],
         close=close,
         adapters=adapters,
         lyrics=PooledStub(pools["encoder"], lyrics_pb2_grpc.LyricsServiceStub),
         replicas=lambda stage: pools[stage].count(),
+        snapshot_seconds=snapshot_seconds,
+        max_snapshot_bytes=max_snapshot_bytes,
     )
-
-
-async def _until_begun(stage: str, call: Callable[[], AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
-    """Items of a stream; a second try only where the first one gave none."""
-    begun = False
-    for attempt in (1, 2):
-        try:
-            async with contextlib.aclosing(call()) as items:
-                async for item in items:
-                    begun = True
-                    yield item
-                return
-        except StageUnavailable as error:
-            if begun or attempt == 2:
-                raise
-            _retry(stage, error)
 
 
 async def _resumed(stage: str, call: Callable[[], AsyncGenerator[P, None]]) -> AsyncGenerator[P, None]:

@@ -370,11 +370,19 @@ async def test_decoding_goes_on_where_it_broke_off(open_stages: Open) -> None:
     np.testing.assert_allclose(samples.T, ramp(4), atol=2**-15)
 
 
-async def test_sampling_is_tried_once(open_stages: Open) -> None:
-    diffusion = Diffusion(failure=errors.StageUnavailable("gone"))
+async def test_sampling_that_breaks_off_is_made_again_and_tells_no_step_twice(open_stages: Open) -> None:
+    diffusion, events = Diffusion(failure=errors.StageUnavailable("gone")), []
+    stages = await open_stages(diffusion=diffusion)
+
+    async def listen() -> None:
+        async for event in generate(planned(), stages, None):
+            events.append(event)
+
     with pytest.raises(errors.StageUnavailable):
-        await collect(await open_stages(diffusion=diffusion), planned())
-    assert len(diffusion.requests) == 1
+        await listen()
+    assert len(diffusion.requests) == 3
+    steps = [event.progress.step for event in events if event.progress.stage == music_pb2.STAGE_SAMPLE]
+    assert steps == [1, 2, 3, 4]
 
 
 async def test_a_refused_prompt_is_the_callers_and_named_by_the_callers_field(open_stages: Open) -> None:

@@ -25,6 +25,8 @@ from orchestrator.discovery import Endpoints
 from orchestrator.pool import Pool, PooledStub, expecting
 from orchestrator.stages import STAGES, Stages, connect_stages
 
+SNAPSHOT = diffusion_pb2.SamplingSnapshot(format_version=1, request_digest=b"of the request", songs=[diffusion_pb2.SongSnapshot(window=1)])
+
 
 class Replica(stage_pb2_grpc.StageServiceServicer, encoder_pb2_grpc.EncoderServiceServicer, diffusion_pb2_grpc.DiffusionServiceServicer):
     """A stage that says what load it has and counts its calls."""
@@ -35,6 +37,8 @@ class Replica(stage_pb2_grpc.StageServiceServicer, encoder_pb2_grpc.EncoderServi
         self.load = LoadStatus(lambda: stage_pb2.WatchStatusResponse(backlog_seconds=self.status.backlog_seconds))
         self.failures = list(failures)
         self.later: list[Exception] = []
+        self.draining = self.cancelled = False
+        self.samplings: list[diffusion_pb2.SampleRequest] = []
         self.calls = 0
         self.go = asyncio.Event()
         self.go.set()
@@ -62,9 +66,18 @@ class Replica(stage_pb2_grpc.StageServiceServicer, encoder_pb2_grpc.EncoderServi
 
     async def Sample(self, request: Any, context: Any) -> AsyncIterator[diffusion_pb2.SampleResponse]:
         self.calls += 1
+        self.samplings.append(request)
         if self.failures:
             raise self.failures.pop(0)
         yield diffusion_pb2.SampleResponse(progress=diffusion_pb2.SampleProgress(step=1, total_steps=2))
+        snapshot = diffusion_pb2.SampleSnapshot(snapshot=SNAPSHOT, step=1, draining=self.draining)
+        try:
+            yield diffusion_pb2.SampleResponse(snapshot=snapshot)
+            if self.draining:
+                await asyncio.sleep(0.5)  # the next step
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled = True
+            raise
         if self.later:
             raise self.later.pop(0)
         yield diffusion_pb2.SampleResponse(result=diffusion_pb2.SampleResult())
@@ -345,18 +358,39 @@ async def test_an_encoding_that_fails_is_tried_on_another_replica(start: Start) 
     assert (failing.calls, sound.calls) == (1, 1)
 
 
-async def test_sampling_is_tried_again_only_until_it_has_begun(start: Start) -> None:
-    failing, sound = Replica("diffusion", failures=[StageUnavailable("gone")] * 9), Replica("diffusion", backlog_seconds=100)
-    request = diffusion_pb2.SampleRequest()
+async def test_sampling_goes_on_at_another_replica_from_its_last_snapshot(start: Start) -> None:
+    failing, sound = Replica("diffusion", failures=[StageUnavailable("gone")]), Replica("diffusion", backlog_seconds=100)
+    request = diffusion_pb2.SampleRequest(seeds=[7])
     async with stages_of(start, failing, sound) as stages:
         async with contextlib.aclosing(stages.sample(request, None)) as events:
             assert [event.WhichOneof("event") async for event in events] == ["progress", "result"]
         assert (failing.calls, sound.calls) == (1, 1)
         await until(lambda: stages.replicas("diffusion") == 2)
-        failing.failures = []
         failing.later = [StageUnavailable("gone")]
         async with contextlib.aclosing(stages.sample(request, None)) as events:
-            await anext(events)
-            with pytest.raises(StageUnavailable):
-                await anext(events)
-        assert (failing.calls, sound.calls) == (2, 1)
+            assert [event.WhichOneof("event") async for event in events] == ["progress", "result"]
+        assert (failing.calls, sound.calls) == (2, 2)
+    first, last = failing.samplings[-1], sound.samplings[-1]
+    assert first.snapshot_seconds == last.snapshot_seconds == 5.0
+    assert not first.HasField("snapshot")
+    assert last.snapshot == SNAPSHOT
+    assert first.seeds == last.seeds == request.seeds
+
+
+async def test_a_sampling_leaves_a_replica_that_drains_for_one_that_does_not(start: Start) -> None:
+    leaving, staying = Replica("diffusion"), Replica("diffusion", backlog_seconds=100)
+    leaving.draining = True
+    async with stages_of(start, leaving, staying) as stages:
+        async with contextlib.aclosing(stages.sample(diffusion_pb2.SampleRequest(), None)) as events:
+            assert [event.WhichOneof("event") async for event in events] == ["progress", "result"]
+        assert (leaving.calls, staying.calls) == (1, 1)
+        assert staying.samplings[0].snapshot == SNAPSHOT
+        assert leaving.cancelled
+
+
+async def test_a_sampling_ends_at_a_replica_that_drains_where_there_is_no_other(start: Start) -> None:
+    (leaving,) = [Replica("diffusion")]
+    leaving.draining = True
+    async with stages_of(start, leaving) as stages, contextlib.aclosing(stages.sample(diffusion_pb2.SampleRequest(), None)) as events:
+        assert [event.WhichOneof("event") async for event in events] == ["progress", "result"]
+    assert leaving.calls == 1

@@ -33,6 +33,8 @@ def test_a_checkpoint_makes_an_embedded_one() -> None:
         ({"encoder": "a:1", "diffusion": "b:2", "vae": "c:3", "embeded": "true"}, "EMBEDED is not a setting"),
         ({"embedded": "true", "checkpoint": "x", "database_url": "postgresql://db/jobs"}, "STORE or .*DATA must be set"),
         ({"embedded": "true", "checkpoint": "x", "job_lease_seconds": "0.1"}, "JOB_LEASE_SECONDS must be at least 1"),
+        ({"encoder": "a:1", "diffusion": "b:2", "vae": "c:3", "snapshot_seconds": "inf"}, "SNAPSHOT_SECONDS must be finite"),
+        ({"encoder": "a:1", "diffusion": "b:2", "vae": "c:3", "snapshot_seconds": "nan"}, "SNAPSHOT_SECONDS must be at least 0"),
         ({"embedded": "true", "checkpoint": "x", "retention_bytes": "-1"}, "RETENTION_BYTES must be at least 0"),
         ({"embedded": "true", "checkpoint": "x", "authentication": "key"}, "AUTHENTICATION can have keys and jwt, not key"),
         ({"embedded": "true", "checkpoint": "x", "authentication": "keys"}, "TENANTS must be set"),
