@@ -117,7 +117,8 @@ class RemoteStub:
         remaining = _remaining(name, deadline)
         seconds = self._ready_seconds if remaining is None else min(remaining, self._ready_seconds)
         try:
-            await asyncio.wait_for(self._channel.channel_ready(), seconds)
+            async with asyncio.timeout(seconds):  # wait_for of Python 3.11 can swallow a cancellation
+                await self._channel.channel_ready()
         except TimeoutError:
             _remaining(name, deadline)
             raise StageUnavailable(f"nobody answers at {self._target}") from None

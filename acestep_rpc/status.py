@@ -33,5 +33,6 @@ class LoadStatus:
             if status != last:
                 yield status
                 last = status
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._draining.wait(), 0 if status.draining else INTERVAL_SECONDS)
+            with contextlib.suppress(TimeoutError):  # wait_for of Python 3.11 can swallow a cancellation
+                async with asyncio.timeout(0 if status.draining else INTERVAL_SECONDS):
+                    await self._draining.wait()

@@ -34,6 +34,7 @@ async def _stages(settings: Settings) -> Stages:
                 settings.encoder,
                 settings.diffusion,
                 settings.vae,
+                ready_seconds=settings.replica_wait_seconds,
                 security=settings.stage_security,
                 snapshot_seconds=settings.snapshot_seconds,
                 max_snapshot_bytes=settings.max_snapshot_bytes,

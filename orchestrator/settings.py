@@ -58,6 +58,8 @@ class Settings(ServerSettings):
     """Calls of Generate under way; one more is refused. With several replicas of a stage: as many times its own limit."""
     max_backlog_seconds: float = 3600.0
     """A request that is predicted to wait longer for others is refused."""
+    replica_wait_seconds: float = 5.0
+    """How long each try of a call waits for a replica of a stage where none takes work, as while the only one restarts. Embedded: unused."""
     snapshot_seconds: float = 5.0
     """Device time of a request between two snapshots of its sampling. Where its replica fails or drains it goes on from the last one, on
     another: so much is computed again at most. 0: none, it begins anew. Embedded: unused, there is no other replica."""
@@ -104,7 +106,14 @@ class Settings(ServerSettings):
         self._check_authentication()
         if self.database_url and self.data is None and not self.store:
             raise SettingsError(f"{PREFIX}STORE or {PREFIX}DATA must be set with {PREFIX}DATABASE_URL: songs must last as long as jobs")
-        least = {"concurrent_jobs": 0, "job_attempts": 1, "job_lease_seconds": 1, "retention_seconds": 0, "retention_bytes": 0}
+        least = {
+            "concurrent_jobs": 0,
+            "replica_wait_seconds": 0,
+            "job_attempts": 1,
+            "job_lease_seconds": 1,
+            "retention_seconds": 0,
+            "retention_bytes": 0,
+        }
         least |= {
             "snapshot_seconds": 0,
             "max_snapshot_bytes": 0,
