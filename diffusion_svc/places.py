@@ -142,6 +142,8 @@ class Places(Generic[T]):
 
     def _make_room(self, ticket: Ticket) -> None:
         """Ask those of lower classes to step aside that have the memory which is wanted."""
+        if ticket.num_bytes > self._memory.amount:
+            return  # it never fits
         ahead = (other for other in self.tickets if not other.placed and other.order <= ticket.order)
         wanted = sum(other.num_bytes for other in ahead) - self._memory.free
         wanted -= sum(other.num_bytes for other in self.tickets if other.placed and other.aside)

@@ -59,7 +59,8 @@ class Settings(ServerSettings):
     max_backlog_seconds: float = 3600.0
     """A request that is predicted to wait longer for others is refused."""
     replica_wait_seconds: float = 5.0
-    """How long each try of a call waits for a replica of a stage where none takes work, as while the only one restarts. Embedded: unused."""
+    """How long each try of a call waits for a replica of a stage where none takes work, as while the only one restarts. Embedded: unused.
+    Higher: songs under way survive a stage that is away for longer, and failures show later."""
     snapshot_seconds: float = 5.0
     """Device time of a request between two snapshots of its sampling. Where its replica fails or drains it goes on from the last one, on
     another: so much is computed again at most. 0: none, it begins anew. Embedded: unused, there is no other replica."""
