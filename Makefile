@@ -41,7 +41,7 @@ format: $(READY)  ## Format the code
 	$(BIN)/ruff check --fix .
 
 protos: $(READY)  ## Regenerate acestep_rpc/v1 from protos/
-	$(BIN)/python protos/generate.py
+	$(BIN)/python protos/generate.py --transcoding deploy/helm/acestep/files/api.binpb
 
 conformance: $(READY)  ## Hold the stages against recordings of the reference: make conformance GOLDEN=DIR
 	$(BIN)/python -m tests.parity.conformance $(GOLDEN)

@@ -147,6 +147,7 @@ REQUESTS = {
         music_pb2.WatchGenerationRequest(name=things.running, from_sequence=2),
     ],
     f"{MUSIC}/DownloadAudio": lambda things: [music_pb2.DownloadAudioRequest(name=name) for name in (things.asset, things.result)],
+    f"{MUSIC}/DownloadFile": lambda things: [music_pb2.DownloadFileRequest(name=name) for name in (things.asset, things.result)],
     f"{OPERATIONS}/GetOperation": lambda things: [
         operations_pb2.GetOperationRequest(name=name) for name in (things.operation, things.running)
     ],
@@ -160,6 +161,7 @@ REQUESTS = {
 
 NAMELESS = {
     f"{MUSIC}/UploadAudio",
+    f"{MUSIC}/UploadFile",
     f"{MUSIC}/GetCapabilities",
     "acestep_rpc.v1.LyricsService/Preview",
     "acestep_rpc.v1.AdapterService/ListAdapters",
