@@ -139,7 +139,7 @@ def settings_page() -> str:
     """Every setting of every service, with the docstring that stands under its field."""
     parts = [
         "# Settings",
-        "Environment variables. Most are flags of `acestep serve` too, without the prefix and in lower case: `ACESTEP_VAE_PORT` is `--port`. "
+        "Environment variables. Most are flags of `acestep serve` too, without the prefix in lower case: `ACESTEP_VAE_PORT` is `--port`. "
         "An unknown name under a prefix, or a bad value, stops the start.",
     ]
     server = importlib.import_module("acestep_rpc.settings").ServerSettings
