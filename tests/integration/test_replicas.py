@@ -11,9 +11,9 @@ import pytest
 import soundfile
 
 from acestep_rpc.channels import connect
-from acestep_rpc.v1 import music_pb2, music_pb2_grpc, sampling_pb2
+from acestep_rpc.v1 import music_pb2_grpc
 from tests.integration.conftest import STAGES, Server
-from tests.integration.requests import Answer, generate, song_request
+from tests.integration.requests import generate, song_request
 
 
 class Replicated:
@@ -38,8 +38,6 @@ class Replicated:
                 server.start()
         targets = [word for stage, many in self.replicas.items() for word in (f"--{stage}", ",".join(one.target for one in many))]
         self.front.arguments = ["orchestrator", *targets]
-        prefix = "ACESTEP_ORCHESTRATOR_"
-        self.front.environment = {f"{prefix}SNAPSHOT_SECONDS": "0.05", f"{prefix}REPLICA_WAIT_SECONDS": "60"}
         self.front.start()
 
     def stop(self) -> None:
@@ -96,86 +94,19 @@ async def test_songs_go_on_while_a_replica_is_killed_and_it_is_taken_back(replic
     assert await song(replicated) == expected
 
 
-LONG = {"seconds": 20.0, "steps": 40, "seeds": (7, 8)}
-PINGPONG = sampling_pb2.SamplingParams(scheduler_type=sampling_pb2.SCHEDULER_TYPE_PINGPONG)
-
-
-class Listener:
-    """A call of Generate under way."""
-
-    def __init__(self, replicated: Replicated, **fields: Any) -> None:
-        self.steps: list[int] = []
-        self._answer = Answer()
-        self._task = asyncio.create_task(self._listen(replicated.front.target, song_request(**fields)))
-
-    async def _listen(self, target: str, request: music_pb2.GenerateRequest) -> None:
-        async with connect(target) as channel:
-            async for event in music_pb2_grpc.MusicServiceStub(channel).Generate(request):
-                self._answer.events.append(event)
-                if event.progress.stage == music_pb2.STAGE_SAMPLE:
-                    self.steps.append(event.progress.step)
-
-    async def samples(self) -> list[bytes]:
-        """Of its songs, at its end. Its steps never ran backwards."""
-        await self._task
-        assert self.steps == sorted(set(self.steps))
-        files = [soundfile.read(io.BytesIO(self._answer.file(index)), dtype="int16")[0] for index in range(2)]
-        return [bytes(samples.tobytes()) for samples in files]
-
-
-async def until_halfway(replicated: Replicated, listener: Listener) -> Server:
-    """Until there are snapshots and a third of the steps is done; the replica that did them."""
-    before = [one.metric("acestep_snapshots_total", outcome="sent") for one in replicated.replicas["diffusion"]]
-    async with asyncio.timeout(60):
-        while len(listener.steps) < 20:
+async def test_a_replica_that_drains_finishes_its_song_and_gets_no_other(replicated: Replicated) -> None:
+    expected = await song(replicated, seconds=20.0, steps=20)
+    leaving = replicated.replicas["diffusion"][1]
+    await replicated.until_ready("diffusion", 2)
+    running = [asyncio.create_task(song(replicated, seconds=20.0, steps=20)) for _ in range(4)]
+    async with asyncio.timeout(30):
+        while leaving.metric("acestep_batch_rows_count") < 1:
             await asyncio.sleep(0.02)
-        while True:
-            for server, sent in zip(replicated.replicas["diffusion"], before, strict=True):
-                if server.metric("acestep_snapshots_total", outcome="sent") > sent:
-                    return server
-            await asyncio.sleep(0.02)
-
-
-def resumed(server: Server) -> float:
-    return server.metric("acestep_snapshots_total", outcome="resumed")
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-async def test_a_song_goes_on_at_another_replica_when_its_own_is_killed_or_drains(replicated: Replicated, number: signal.Signals) -> None:
-    await replicated.until_ready("diffusion", 2)
-    expected = await Listener(replicated, **LONG, sampling=PINGPONG).samples()
-    listener = Listener(replicated, **LONG, sampling=PINGPONG)
-    victim = await until_halfway(replicated, listener)
-    (other,) = [one for one in replicated.replicas["diffusion"] if one is not victim]
-    before = resumed(other)
-    assert victim.process is not None
-    victim.process.send_signal(number)
-    assert await listener.samples() == expected
-    assert resumed(other) == before + 1
-    assert replicated.front.metric("acestep_sampling_resumed_total", reason="drained" if number == signal.SIGTERM else "broken_off") >= 1
-    status = await asyncio.to_thread(victim.process.wait, 60)
-    assert status == (0 if number == signal.SIGTERM else -signal.SIGKILL)
-    victim.start()
-    await replicated.until_ready("diffusion", 2)
-
-
-async def test_a_song_goes_on_at_the_only_replica_when_that_is_restarted_and_ends_there_when_that_drains(replicated: Replicated) -> None:
-    await replicated.until_ready("diffusion", 2)
-    expected = await Listener(replicated, **LONG).samples()
-    absent, only = replicated.replicas["diffusion"]
-    absent.stop(signal.SIGKILL)
+    assert leaving.process is not None
+    leaving.process.send_signal(signal.SIGTERM)
     await replicated.until_ready("diffusion", 1)
-    listener = Listener(replicated, **LONG)
-    assert await until_halfway(replicated, listener) is only
-    only.stop(signal.SIGKILL)
-    only.start()
-    assert await listener.samples() == expected
-    assert resumed(only) == 1
-    await replicated.until_ready("diffusion", 1)
-    listener = Listener(replicated, **LONG)
-    await until_halfway(replicated, listener)
-    assert only.stop(signal.SIGTERM) == 0
-    assert await listener.samples() == expected
-    for server in (absent, only):
-        server.start()
+    assert await song(replicated, seconds=20.0, steps=20) == expected
+    assert await asyncio.gather(*running) == [expected] * 4
+    assert await asyncio.to_thread(leaving.process.wait, 60) == 0
+    leaving.start()
     await replicated.until_ready("diffusion", 2)
