@@ -164,6 +164,10 @@ async def _generate(
             songs.append(song)
         clock.lap("decode")
 
+    if previews is not None:
+        for chunk in await previews.rest():
+            yield events.stamp(audio_chunk=chunk)
+
     audio_seconds = sum(song.duration_seconds for song in songs)
     REAL_TIME_FACTOR.labels("orchestrator").observe(audio_seconds / clock.total())
     if tenant.get():

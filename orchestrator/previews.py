@@ -57,6 +57,7 @@ class Previews:
         self._work: asyncio.Task[None] | None = None
         self._chunks: deque[music_pb2.AudioChunk] = deque()
         self._came: asyncio.Queue[Any] = asyncio.Queue()
+        self._writing = asyncio.Lock()  # held from the end of a decode until its chunks are there
         self.warnings: list[str] = []
         """What could not be heard, and why."""
 
@@ -105,6 +106,11 @@ class Previews:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
 
+    async def rest(self) -> list[music_pb2.AudioChunk]:
+        """Chunks of what is decoded and was not given yet; what is still decoded is too late."""
+        async with self._writing:
+            return list(self._chunks)
+
     async def aclose(self) -> None:
         """Stop what is under way."""
         self._waiting.clear()
@@ -117,25 +123,24 @@ class Previews:
             variant = next(iter(self._waiting))
             estimate = self._waiting.pop(variant)
             try:
-                chunks = await self._decode(estimate)
+                await self._decode(estimate)
             except Exception as error:  # whatever it is, the song goes on without
                 PREVIEWS.labels("failed").inc()
                 cause = None if isinstance(error, AcestepError | EncodingFailed) else error
                 log("preview_failed", level=logging.ERROR, exception=cause, variant=variant, step=estimate.step, error=str(error))
                 what = "written" if isinstance(error, EncodingFailed) else "decoded"
                 self.warnings.append(f"output.preview: of variant {variant} after step {estimate.step}: it could not be {what}")
-                continue
-            PREVIEWS.labels("sent").inc()
-            self._chunks.extend(chunks)
-            self._came.put_nowait(_NEWS)
 
-    async def _decode(self, estimate: diffusion_pb2.SamplePreview) -> list[music_pb2.AudioChunk]:
+    async def _decode(self, estimate: diffusion_pb2.SamplePreview) -> None:
         request = vae_pb2.DecodeLatentsRequest(latents=estimate.latents, sample_rate=self._plan.sample_rate)
         waveforms: list[Waveform] = []
         async with contextlib.aclosing(self._stages.decode(request, self._deadline, self._seconds)) as pieces:
             async for piece in pieces:
                 waveforms.append(read_waveform(piece))
-        return await asyncio.to_thread(self._write, estimate, waveforms)
+        async with self._writing:
+            self._chunks.extend(await asyncio.to_thread(self._write, estimate, waveforms))
+            self._came.put_nowait(_NEWS)
+            PREVIEWS.labels("sent").inc()
 
     def _write(self, estimate: diffusion_pb2.SamplePreview, waveforms: Sequence[Waveform]) -> list[music_pb2.AudioChunk]:
         rate, (start_seconds, end_seconds) = self._plan.sample_rate, self._window
