@@ -51,6 +51,15 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """Clean estimate [8, 16, T] of the stretch of a song that its request wants to hear of, after one of its steps."""
+
+    variant: int
+    step: int
+    latents: Tensor
+
+
+@dataclass(frozen=True)
 class Result:
     """Final latents [8, 16, T], one per seed, and what they cost."""
 
@@ -80,7 +89,7 @@ class _Ticket(Ticket):
     safe_seconds: float = 0.0
     unsent: bool = False
     told: bool = False
-    events: asyncio.Queue[Progress | Snapshot | Result | Exception] = field(default_factory=asyncio.Queue)
+    events: asyncio.Queue[Progress | Estimate | Snapshot | Result | Exception] = field(default_factory=asyncio.Queue)
 
 
 class Batcher:
@@ -143,8 +152,10 @@ class Batcher:
         terms: Terms | None = None,
         snapshot: Sequence[SongSnapshot] | None = None,
         snapshot_seconds: float = 0.0,
-    ) -> AsyncGenerator[Progress | Snapshot | Result]:
-        """Progress after each step, then the result. Closing the iterator withdraws the request before the next tick.
+    ) -> AsyncGenerator[Progress | Estimate | Snapshot | Result]:
+        """Progress after each step, with the estimates and snapshots that are wanted, then the result.
+
+        Closing the iterator withdraws the request before the next tick.
 
         Args:
             request: What to sample.
@@ -312,6 +323,9 @@ class Batcher:
         total = sum(song.total_steps for song in songs)
         if rows:
             ticket.events.put_nowait(Progress(step, total, rows))
+        for variant, song in enumerate(songs):
+            while song.estimates.taken:
+                ticket.events.put_nowait(Estimate(variant, *song.estimates.taken.pop(0)))
         latents = [song.result for song in songs if isinstance(song.result, Tensor)]
         if len(latents) == len(songs):
             seconds = sum(song.device_seconds for song in songs)

@@ -18,7 +18,9 @@ from diffusion_svc.adapters import Adaptation
 from diffusion_svc.branch_prompts import BranchPrompt, branch_prompts
 from diffusion_svc.model.low_rank import Updates
 from diffusion_svc.model.transformer import Context, Modulation, Row, Transformer
+from diffusion_svc.previews import Preview, build_estimates
 from diffusion_svc.sampling.denoising import Evaluation, Task
+from diffusion_svc.sampling.estimates import NO_ESTIMATES, Estimates
 from diffusion_svc.sampling.guidance import Branch
 from diffusion_svc.sampling.params import SamplingParams
 from diffusion_svc.sampling.solvers import SeededNoise, seeded_noise
@@ -48,6 +50,8 @@ class SamplingRequest:
         params: Sampling parameters.
         seeds: One a song.
         task: What is sampled; its source, if it has one, is on any device.
+        adaptation: Adapters that act; None: none.
+        preview: What to estimate on the way; None: nothing.
     """
 
     conditions: ConditionStates
@@ -55,6 +59,7 @@ class SamplingRequest:
     seeds: tuple[int, ...]
     task: TaskSpec
     adaptation: Adaptation | None = None
+    preview: Preview | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class Song:
         updates: Low-rank updates of the request's adapters; None: none.
         work_left: Work before each of its forwards, and after the last.
         state: Of the task, at the start of the step that `pending` belongs to.
+        estimates: What is taken of it on the way.
         pending: What the task waits for; empty once it is finished.
         rows: Rows that answer it, each once.
         answers: For each that is pending, which of the rows.
@@ -101,6 +107,7 @@ class Song:
     updates: Updates | None = None
     work_left: Sequence[Work] = (NOTHING,)
     state: TaskState = field(default_factory=TaskState)
+    estimates: Estimates = NO_ESTIMATES
     pending: Sequence[Evaluation] = ()
     rows: Sequence[Row] = ()
     answers: Sequence[int] = ()
@@ -223,8 +230,9 @@ class Sampler:
         for variant, seed in enumerate(request.seeds):
             frozen = snapshot[variant] if snapshot else SongSnapshot(TaskState())
             state = self._copy(frozen.state, self.model.device)
-            task = build_task(spec, variant, seed, request.params, schedule, self._noise_of, state, noises[variant])
-            song = Song(task, contexts, modulations, weaken_null, len(windows_of(spec)), updates, work_left, state)
+            estimates = build_estimates(request.preview, spec, schedule)
+            task = build_task(spec, variant, seed, request.params, schedule, self._noise_of, estimates, state, noises[variant])
+            song = Song(task, contexts, modulations, weaken_null, len(windows_of(spec)), updates, work_left, state, estimates)
             song.forwards_done, song.evaluated_rows, song.device_seconds = (
                 frozen.forwards_done,
                 frozen.evaluated_rows,

@@ -21,7 +21,7 @@ from diffusion_svc.sampling.state import LATENTS, RESULT, TaskState
 from diffusion_svc.tasks import Edit, Extend, Repaint, build_task_schedule, windows_of
 
 FORMAT_VERSION = 1
-_WITHOUT_EFFECT = ("priority", "tenant", "snapshot", "snapshot_seconds")  # on the result of a request
+_WITHOUT_EFFECT = ("priority", "tenant", "snapshot", "snapshot_seconds", "preview_steps", "preview_window")  # on the result of a request
 _OTHER_BYTES = 64 * 1024  # of a request: those fields, and what frames the snapshot
 
 

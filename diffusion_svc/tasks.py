@@ -9,6 +9,7 @@ from acestep_rpc.work import context_windows, extension_windows, merge_spans
 from diffusion_svc.sampling.audio_to_audio import audio_to_audio, build_reference_schedule
 from diffusion_svc.sampling.denoising import Task
 from diffusion_svc.sampling.edit import EditWindow, edit
+from diffusion_svc.sampling.estimates import NO_ESTIMATES, Estimates
 from diffusion_svc.sampling.params import SamplingParams, build_sampling_schedule
 from diffusion_svc.sampling.repaint import build_mask, extend, extension_noise_frames, repaint
 from diffusion_svc.sampling.schedule import Schedule, build_schedule
@@ -160,6 +161,7 @@ def build_task(
     params: SamplingParams,
     schedule: Schedule,
     noise_of: Callable[[int, int], NoiseSource],
+    estimates: Estimates = NO_ESTIMATES,
     state: TaskState | None = None,
     own_noise: NoiseSource | None = None,
 ) -> Task:
@@ -172,27 +174,28 @@ def build_task(
         params: Of the request.
         schedule: From `build_task_schedule`.
         noise_of: Noise of a seed, so many frames long.
+        estimates: What to take of the song on the way.
         state: Where it goes on; None: at the beginning.
         own_noise: Noise of `own_noise_of`, where the state says that it is; None: it is at its beginning.
     """
     own_noise = own_noise or noise_of(*own_noise_of(spec, variant, seed))
     if isinstance(spec, TextToMusic):
-        return text_to_music(params, schedule, own_noise, state)
+        return text_to_music(params, schedule, own_noise, estimates, state)
     if isinstance(spec, AudioToAudio):
-        return audio_to_audio(params, schedule, spec.source, spec.strength, own_noise, state)
+        return audio_to_audio(params, schedule, spec.source, spec.strength, own_noise, estimates, state)
     retake_seed = spec.retake_seeds[variant]
     match spec:
         case Retake(num_frames=frames):
-            return retake(params, schedule, spec.variances[variant], own_noise, noise_of(retake_seed, frames), state)
+            return retake(params, schedule, spec.variances[variant], own_noise, noise_of(retake_seed, frames), estimates, state)
         case Repaint(num_frames=frames):
             mask = build_mask(frames, merge_spans(spec.regions), spec.feather).to(spec.source.device)
             noises = own_noise, noise_of(retake_seed, frames)
-            return repaint(params, schedule, spec.source, mask, spec.variance, *noises, spec.windows, state)
+            return repaint(params, schedule, spec.source, mask, spec.variance, *noises, spec.windows, estimates, state)
         case Extend():
             retake_noise = noise_of(retake_seed, extension_noise_frames(spec.source.shape[-1], spec.left, spec.right))
-            return extend(params, schedule, spec.source, spec.left, spec.right, own_noise, retake_noise, state)
+            return extend(params, schedule, spec.source, spec.left, spec.right, own_noise, retake_noise, estimates, state)
         case Edit():
-            return edit(params, schedule, spec.source, spec.window, own_noise, state)
+            return edit(params, schedule, spec.source, spec.window, own_noise, estimates, state)
 
 
 def own_noise_of(spec: TaskSpec, variant: int, seed: int) -> tuple[int, int]:

@@ -70,7 +70,7 @@ async def sample_to_the_end(
     snapshot_seconds: float,
     another_ready: Callable[[], bool],
 ) -> AsyncGenerator[diffusion_pb2.SampleResponse, None]:
-    """Responses as those of one call that nothing disturbs: no step is told twice. Snapshots are kept and not passed on.
+    """Responses as those of one call that nothing disturbs: no step and no preview is told twice. Snapshots are kept and not passed on.
 
     Args:
         request: What to sample.
@@ -82,6 +82,7 @@ async def sample_to_the_end(
         StageUnavailable: Nobody takes it on.
     """
     shown, failures, reason = 0, 0, ""
+    heard: set[tuple[int, int]] = set()  # previews: variant and step
     while True:
         attempt = diffusion_pb2.SampleRequest(snapshot_seconds=snapshot_seconds, snapshot=slot.snapshot)
         attempt.MergeFrom(request)
@@ -104,6 +105,10 @@ async def sample_to_the_end(
                             if response.snapshot.draining and another_ready():
                                 reason = "drained"
                                 break
+                        case "preview":
+                            if (key := (response.preview.variant_index, response.preview.step)) not in heard:
+                                heard.add(key)
+                                yield response
                         case _:
                             yield response
                 if not reason:

@@ -158,14 +158,26 @@ class SongSnapshot(_message.Message):
     def __init__(self, timestep_index: _Optional[int] = ..., window: _Optional[int] = ..., noise_draws: _Optional[int] = ..., tensors: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., latents: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., forwards: _Optional[int] = ..., evaluated_rows: _Optional[int] = ..., device_seconds: _Optional[float] = ...) -> None: ...
 
 class SampleSnapshot(_message.Message):
-    __slots__ = ("snapshot", "step", "draining")
+    __slots__ = ("snapshot", "step", "draining", "preview_steps", "preview_window")
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    PREVIEW_STEPS_FIELD_NUMBER: _ClassVar[int]
+    PREVIEW_WINDOW_FIELD_NUMBER: _ClassVar[int]
     snapshot: SamplingSnapshot
     step: int
     draining: bool
-    def __init__(self, snapshot: _Optional[_Union[SamplingSnapshot, _Mapping]] = ..., step: _Optional[int] = ..., draining: _Optional[bool] = ...) -> None: ...
+    preview_steps: _containers.RepeatedScalarFieldContainer[int]
+    preview_window: PreviewWindow
+    def __init__(self, snapshot: _Optional[_Union[SamplingSnapshot, _Mapping]] = ..., step: _Optional[int] = ..., draining: _Optional[bool] = ..., preview_steps: _Optional[_Iterable[int]] = ..., preview_window: _Optional[_Union[PreviewWindow, _Mapping]] = ...) -> None: ...
+
+class PreviewWindow(_message.Message):
+    __slots__ = ("start_seconds", "end_seconds")
+    START_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    END_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    start_seconds: float
+    end_seconds: float
+    def __init__(self, start_seconds: _Optional[float] = ..., end_seconds: _Optional[float] = ...) -> None: ...
 
 class SampleProgress(_message.Message):
     __slots__ = ("step", "total_steps", "batch_rows")
@@ -187,12 +199,26 @@ class SampleResult(_message.Message):
     evaluated_rows: int
     def __init__(self, latents: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ..., device_seconds: _Optional[float] = ..., evaluated_rows: _Optional[int] = ...) -> None: ...
 
+class SamplePreview(_message.Message):
+    __slots__ = ("variant_index", "step", "latents", "start_seconds")
+    VARIANT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    LATENTS_FIELD_NUMBER: _ClassVar[int]
+    START_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    variant_index: int
+    step: int
+    latents: _tensor_pb2.Tensor
+    start_seconds: float
+    def __init__(self, variant_index: _Optional[int] = ..., step: _Optional[int] = ..., latents: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., start_seconds: _Optional[float] = ...) -> None: ...
+
 class SampleResponse(_message.Message):
-    __slots__ = ("progress", "result", "snapshot")
+    __slots__ = ("progress", "result", "snapshot", "preview")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    PREVIEW_FIELD_NUMBER: _ClassVar[int]
     progress: SampleProgress
     result: SampleResult
     snapshot: SampleSnapshot
-    def __init__(self, progress: _Optional[_Union[SampleProgress, _Mapping]] = ..., result: _Optional[_Union[SampleResult, _Mapping]] = ..., snapshot: _Optional[_Union[SampleSnapshot, _Mapping]] = ...) -> None: ...
+    preview: SamplePreview
+    def __init__(self, progress: _Optional[_Union[SampleProgress, _Mapping]] = ..., result: _Optional[_Union[SampleResult, _Mapping]] = ..., snapshot: _Optional[_Union[SampleSnapshot, _Mapping]] = ..., preview: _Optional[_Union[SamplePreview, _Mapping]] = ...) -> None: ...

@@ -105,7 +105,8 @@ class MusicServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchGeneration(self, request, context):
-        """Events of a job from any point on, then live until it ends; a job that failed ends the call with its error. Audio comes when all of it is there.
+        """Events of a job from any point on, then live until it ends; a job that failed ends the call with its error. Audio comes when all of it is there;
+        previews come while the job runs, and are gone when it ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,9 @@ class MusicServiceStub:
     google.longrunning.Operations of the same server gets, lists, waits for, cancels and deletes it. Its songs can be had by DownloadAudio.
     """
     WatchGeneration: _grpc.UnaryStreamMultiCallable[_music_pb2.WatchGenerationRequest, _music_pb2.WatchGenerationResponse]
-    """Events of a job from any point on, then live until it ends; a job that failed ends the call with its error. Audio comes when all of it is there."""
+    """Events of a job from any point on, then live until it ends; a job that failed ends the call with its error. Audio comes when all of it is there;
+    previews come while the job runs, and are gone when it ends.
+    """
     EstimateGeneration: _grpc.UnaryUnaryMultiCallable[_music_pb2.EstimateGenerationRequest, _music_pb2.EstimateGenerationResponse]
     """Predicted cost of a request, without running it. UNAVAILABLE while a stage does not say what its work costs."""
     UploadAudio: _grpc.StreamUnaryMultiCallable[_music_pb2.UploadAudioRequest, _music_pb2.UploadAudioResponse]
@@ -72,7 +74,9 @@ class MusicServiceAsyncStub(MusicServiceStub):
     google.longrunning.Operations of the same server gets, lists, waits for, cancels and deletes it. Its songs can be had by DownloadAudio.
     """
     WatchGeneration: _aio.UnaryStreamMultiCallable[_music_pb2.WatchGenerationRequest, _music_pb2.WatchGenerationResponse]  # type: ignore[assignment]
-    """Events of a job from any point on, then live until it ends; a job that failed ends the call with its error. Audio comes when all of it is there."""
+    """Events of a job from any point on, then live until it ends; a job that failed ends the call with its error. Audio comes when all of it is there;
+    previews come while the job runs, and are gone when it ends.
+    """
     EstimateGeneration: _aio.UnaryUnaryMultiCallable[_music_pb2.EstimateGenerationRequest, _music_pb2.EstimateGenerationResponse]  # type: ignore[assignment]
     """Predicted cost of a request, without running it. UNAVAILABLE while a stage does not say what its work costs."""
     UploadAudio: _aio.StreamUnaryMultiCallable[_music_pb2.UploadAudioRequest, _music_pb2.UploadAudioResponse]  # type: ignore[assignment]
@@ -115,7 +119,9 @@ class MusicServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _music_pb2.WatchGenerationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_music_pb2.WatchGenerationResponse], _abc.AsyncIterator[_music_pb2.WatchGenerationResponse]]:
-        """Events of a job from any point on, then live until it ends; a job that failed ends the call with its error. Audio comes when all of it is there."""
+        """Events of a job from any point on, then live until it ends; a job that failed ends the call with its error. Audio comes when all of it is there;
+        previews come while the job runs, and are gone when it ends.
+        """
 
     @_abc_1.abstractmethod
     def EstimateGeneration(

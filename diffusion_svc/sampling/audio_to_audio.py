@@ -7,6 +7,7 @@ from torch import Tensor
 
 from acestep_rpc.work import reference_steps
 from diffusion_svc.sampling.denoising import Task, denoise
+from diffusion_svc.sampling.estimates import NO_ESTIMATES, Estimates
 from diffusion_svc.sampling.params import SamplingParams, build_sampling_schedule
 from diffusion_svc.sampling.schedule import Schedule, shift
 from diffusion_svc.sampling.solvers import NoiseSource
@@ -27,7 +28,13 @@ def build_reference_schedule(params: SamplingParams, strength: float) -> Schedul
 
 
 def audio_to_audio(
-    params: SamplingParams, schedule: Schedule, source: Tensor, strength: float, noise: NoiseSource, state: TaskState | None = None
+    params: SamplingParams,
+    schedule: Schedule,
+    source: Tensor,
+    strength: float,
+    noise: NoiseSource,
+    estimates: Estimates = NO_ESTIMATES,
+    state: TaskState | None = None,
 ) -> Task:
     """Denoise from a mix of the reference and noise.
 
@@ -39,6 +46,7 @@ def audio_to_audio(
         source: Latents of the reference, [8, 16, T] float32.
         strength: How closely to follow it, 0 to 1.
         noise: The song's own noise; the first draw goes into the mix.
+        estimates: What to take on the way.
         state: Where to go on; None: at the beginning.
     """
     state = state or TaskState()
@@ -46,4 +54,4 @@ def audio_to_audio(
     if not state.begun:
         sigma = shift(torch.tensor(1 - strength)).item()
         state.begin((1 - sigma) * source + sigma * noise())
-    return denoise(params, schedule, noise, state)
+    return denoise(params, schedule, noise, state, estimates)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusion_svc.sampling.estimates import NO_ESTIMATES, Estimates
 from diffusion_svc.sampling.guidance import Branch, Guidance
 from diffusion_svc.sampling.params import SamplingParams, build_solver
 from diffusion_svc.sampling.schedule import Schedule
@@ -43,7 +44,7 @@ def guided_velocity(guidance: Guidance, latents: Tensor, index: int, window: int
     return guidance.combine(index, dict(zip(branches, velocities, strict=True)))
 
 
-def denoise(params: SamplingParams, schedule: Schedule, noise: NoiseSource, state: TaskState) -> Task:
+def denoise(params: SamplingParams, schedule: Schedule, noise: NoiseSource, state: TaskState, estimates: Estimates = NO_ESTIMATES) -> Task:
     """Follow the flow from noisy latents to a sample.
 
     Args:
@@ -51,10 +52,13 @@ def denoise(params: SamplingParams, schedule: Schedule, noise: NoiseSource, stat
         schedule: Noise levels.
         noise: The song's own noise, for solvers that add some.
         state: Begun; its latents are at a level of the schedule.
+        estimates: What to take on the way.
     """
     solver = build_solver(params, schedule, noise, state.tensors)
     guidance = Guidance(params.guidance, schedule.num_steps, state.tensors)
     for index in range(state.index, len(schedule.timesteps)):
         velocity = yield from guided_velocity(guidance, state.latents, index)
+        if estimates.wants(index):
+            estimates.take(index, solver.estimate(state.latents, velocity, index))
         state.advance(solver.step(state.latents, velocity, index))
     return state.latents

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diffusion_svc.sampling.denoising import Evaluation, Task
+from diffusion_svc.sampling.estimates import NO_ESTIMATES, Estimates
 from diffusion_svc.sampling.guidance import TARGET_MOMENTUM, Branch, MomentumBuffer, apg
 from diffusion_svc.sampling.params import SamplingParams, SchedulerType
 from diffusion_svc.sampling.schedule import Schedule
@@ -33,7 +34,13 @@ class EditWindow:
 
 
 def edit(
-    params: SamplingParams, schedule: Schedule, source: Tensor, window: EditWindow, noise: NoiseSource, state: TaskState | None = None
+    params: SamplingParams,
+    schedule: Schedule,
+    source: Tensor,
+    window: EditWindow,
+    noise: NoiseSource,
+    estimates: Estimates = NO_ESTIMATES,
+    state: TaskState | None = None,
 ) -> Task:
     """Carry a song from one prompt to another.
 
@@ -47,6 +54,7 @@ def edit(
         source: Latents of the song, [8, 16, T] float32.
         window: Where to follow the source.
         noise: The song's own noise.
+        estimates: What to take on the way; as long as the source is followed, the result if it were followed to the end.
         state: Where to go on; None: at the beginning.
     """
     state = state or TaskState()
@@ -75,6 +83,8 @@ def edit(
             source_velocity = _guide([next(answers) for _ in source_branches], scale, source_momentum)
             target_velocity = _guide([next(answers) for _ in target_branches], scale, None)
             difference = difference + (target_velocity - source_velocity) / window.n_avg
+        if estimates.wants(index):
+            estimates.take(index, latents - sigma * difference)
         state.advance(latents + (schedule.sigmas[index + 1] - sigma) * difference)
 
     solver = PingPong(schedule, noise) if params.scheduler_type is SchedulerType.PINGPONG else Euler(schedule, omega_scale=0.0)
@@ -83,7 +93,10 @@ def edit(
         if index == switch:  # first of all back up to the noise level of the switch
             latents = latents + schedule.sigmas[switch] * (noise() - source)
         velocities = yield [Evaluation(latents, index, branch) for branch in target_branches]
-        state.advance(solver.step(latents, _guide(velocities, scale, target_momentum), index))
+        velocity = _guide(velocities, scale, target_momentum)
+        if estimates.wants(index):
+            estimates.take(index, solver.estimate(latents, velocity, index))
+        state.advance(solver.step(latents, velocity, index))
     return state.latents
 
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from acestep_rpc.work import extension_windows, first_step
 from diffusion_svc.sampling.denoising import Task, guided_velocity
+from diffusion_svc.sampling.estimates import NO_ESTIMATES, Estimates
 from diffusion_svc.sampling.guidance import Guidance
 from diffusion_svc.sampling.params import SamplingParams
 from diffusion_svc.sampling.schedule import Schedule
@@ -25,6 +26,7 @@ def repaint(
     noise: NoiseSource,
     retake_noise: NoiseSource,
     windows: Sequence[tuple[int, int]] | None = None,
+    estimates: Estimates = NO_ESTIMATES,
     state: TaskState | None = None,
 ) -> Task:
     """Make new music where the mask says.
@@ -39,6 +41,7 @@ def repaint(
         retake_noise: Second noise, which the new part turns to.
         windows: Frames [start, stop) to compute, one window after another, with the noise that they have in the whole; the network sees
             nothing outside of them. None: the whole song.
+        estimates: What to take on the way.
         state: Where to go on; None: at the beginning.
     """
     state = state or TaskState()
@@ -46,7 +49,7 @@ def repaint(
     result = state.tensors.setdefault(RESULT, source.clone())
     for low, high in (windows or [(0, source.shape[-1])])[state.window :]:
         part = (source[..., low:high], mask[low:high], start[..., low:high])
-        result[..., low:high] = yield from regenerate(params, schedule, *part, variance, state)
+        result[..., low:high] = yield from regenerate(params, schedule, *part, variance, estimates.inside(result, low, high), state)
         state.next_window()
     return result
 
@@ -78,6 +81,7 @@ def extend(
     right: int,
     noise: NoiseSource,
     retake_noise: NoiseSource,
+    estimates: Estimates = NO_ESTIMATES,
     state: TaskState | None = None,
 ) -> Task:
     """Make a song longer, past the longest that the network takes by windows that overlap: what one made, the next one hears and keeps.
@@ -90,6 +94,7 @@ def extend(
         right: Frames to add after it.
         noise: Noise of the source's part, [8, 16, T].
         retake_noise: Noise of the new parts, at least as long as each.
+        estimates: What to take on the way.
         state: Where to go on; None: at the beginning.
     """
     state = state or TaskState()
@@ -100,7 +105,7 @@ def extend(
         mask[low:high] = 0
     for low, high in windows[state.window :]:
         part = (result[..., low:high].clone(), mask[low:high].clone(), start[..., low:high])
-        result[..., low:high] = yield from regenerate(params, schedule, *part, variance=1.0, state=state)
+        result[..., low:high] = yield from regenerate(params, schedule, *part, 1.0, estimates.inside(result, low, high), state)
         mask[low:high] = 0
         state.next_window()
     return result
@@ -125,6 +130,7 @@ def regenerate(
     mask: Tensor,
     noise: Tensor,
     variance: float,
+    estimates: Estimates = NO_ESTIMATES,
     state: TaskState | None = None,
 ) -> Task:
     """Denoise what the mask selects, and hold the rest to the source at each noise level.
@@ -138,6 +144,7 @@ def regenerate(
         mask: [T] float32, share of the new: 1 new, 0 held.
         noise: [8, 16, T] float32.
         variance: 0 to 1. 0 gives the source.
+        estimates: What to take on the way.
         state: Where to go on, and which window of the song this is; None: at the beginning of the only one.
     """
     state = state or TaskState()
@@ -152,6 +159,8 @@ def regenerate(
         state.begin(noisy_source(schedule.sigmas[first]), first)
     for index in range(state.index, len(schedule.timesteps)):
         velocity = yield from guided_velocity(guidance, state.latents, index, state.window)
+        if estimates.wants(index, state.window):
+            estimates.take(index, torch.lerp(source, solver.estimate(state.latents, velocity, index), mask))
         latents = solver.step(state.latents, velocity, index)
         state.advance(torch.lerp(noisy_source(schedule.sigmas[index + 1]), latents, mask))  # exact at 0 and 1
     return state.latents

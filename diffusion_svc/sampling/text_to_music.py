@@ -5,26 +5,30 @@ import math
 from torch import Tensor
 
 from diffusion_svc.sampling.denoising import Task, denoise
+from diffusion_svc.sampling.estimates import NO_ESTIMATES, Estimates
 from diffusion_svc.sampling.params import SamplingParams
 from diffusion_svc.sampling.schedule import Schedule
 from diffusion_svc.sampling.solvers import NoiseSource
 from diffusion_svc.sampling.state import TaskState
 
 
-def text_to_music(params: SamplingParams, schedule: Schedule, noise: NoiseSource, state: TaskState | None = None) -> Task:
+def text_to_music(
+    params: SamplingParams, schedule: Schedule, noise: NoiseSource, estimates: Estimates = NO_ESTIMATES, state: TaskState | None = None
+) -> Task:
     """Denoise from pure noise to a sample.
 
     Args:
         params: Of the request.
         schedule: From `build_sampling_schedule`.
         noise: The song's own noise; the first draw is the start.
+        estimates: What to take on the way.
         state: Where to go on; None: at the beginning.
     """
     state = state or TaskState()
     noise = state.counted(noise)
     if not state.begun:
         state.begin(noise())
-    return denoise(params, schedule, noise, state)
+    return denoise(params, schedule, noise, state, estimates)
 
 
 def retake(
@@ -33,6 +37,7 @@ def retake(
     variance: float,
     noise: NoiseSource,
     retake_noise: NoiseSource,
+    estimates: Estimates = NO_ESTIMATES,
     state: TaskState | None = None,
 ) -> Task:
     """As `text_to_music`, from a start between those of two seeds.
@@ -43,13 +48,14 @@ def retake(
         variance: 0 is the song of the first noise, 1 that of the second.
         noise: First noise, which ping-pong goes on with.
         retake_noise: Second noise.
+        estimates: What to take on the way.
         state: Where to go on; None: at the beginning.
     """
     state = state or TaskState()
     noise = state.counted(noise)
     if not state.begun:
         state.begin(mix_noise(noise(), retake_noise(), variance))
-    return denoise(params, schedule, noise, state)
+    return denoise(params, schedule, noise, state, estimates)
 
 
 def mix_noise(first: Tensor, second: Tensor, variance: float, share: Tensor | None = None) -> Tensor:
