@@ -87,7 +87,7 @@ class AudioToAudioSampling(_message.Message):
     def __init__(self, source: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., ref_audio_strength: _Optional[float] = ...) -> None: ...
 
 class SampleRequest(_message.Message):
-    __slots__ = ("conditioning", "params", "seeds", "adapters", "priority", "tenant", "text_to_music", "retake", "repaint", "extend", "edit", "audio_to_audio", "snapshot", "snapshot_seconds")
+    __slots__ = ("conditioning", "params", "seeds", "adapters", "priority", "tenant", "text_to_music", "retake", "repaint", "extend", "edit", "audio_to_audio", "snapshot", "snapshot_seconds", "preview_steps", "preview_window")
     CONDITIONING_FIELD_NUMBER: _ClassVar[int]
     PARAMS_FIELD_NUMBER: _ClassVar[int]
     SEEDS_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +102,8 @@ class SampleRequest(_message.Message):
     AUDIO_TO_AUDIO_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PREVIEW_STEPS_FIELD_NUMBER: _ClassVar[int]
+    PREVIEW_WINDOW_FIELD_NUMBER: _ClassVar[int]
     conditioning: _encoder_pb2.Conditioning
     params: _sampling_pb2.SamplingParams
     seeds: _containers.RepeatedScalarFieldContainer[int]
@@ -116,7 +118,9 @@ class SampleRequest(_message.Message):
     audio_to_audio: AudioToAudioSampling
     snapshot: SamplingSnapshot
     snapshot_seconds: float
-    def __init__(self, conditioning: _Optional[_Union[_encoder_pb2.Conditioning, _Mapping]] = ..., params: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., seeds: _Optional[_Iterable[int]] = ..., adapters: _Optional[_Iterable[_Union[_sampling_pb2.AdapterSelection, _Mapping]]] = ..., priority: _Optional[_Union[_music_pb2.Priority, str]] = ..., tenant: _Optional[str] = ..., text_to_music: _Optional[_Union[TextToMusicSampling, _Mapping]] = ..., retake: _Optional[_Union[RetakeSampling, _Mapping]] = ..., repaint: _Optional[_Union[RepaintSampling, _Mapping]] = ..., extend: _Optional[_Union[ExtendSampling, _Mapping]] = ..., edit: _Optional[_Union[EditSampling, _Mapping]] = ..., audio_to_audio: _Optional[_Union[AudioToAudioSampling, _Mapping]] = ..., snapshot: _Optional[_Union[SamplingSnapshot, _Mapping]] = ..., snapshot_seconds: _Optional[float] = ...) -> None: ...
+    preview_steps: _containers.RepeatedScalarFieldContainer[int]
+    preview_window: PreviewWindow
+    def __init__(self, conditioning: _Optional[_Union[_encoder_pb2.Conditioning, _Mapping]] = ..., params: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., seeds: _Optional[_Iterable[int]] = ..., adapters: _Optional[_Iterable[_Union[_sampling_pb2.AdapterSelection, _Mapping]]] = ..., priority: _Optional[_Union[_music_pb2.Priority, str]] = ..., tenant: _Optional[str] = ..., text_to_music: _Optional[_Union[TextToMusicSampling, _Mapping]] = ..., retake: _Optional[_Union[RetakeSampling, _Mapping]] = ..., repaint: _Optional[_Union[RepaintSampling, _Mapping]] = ..., extend: _Optional[_Union[ExtendSampling, _Mapping]] = ..., edit: _Optional[_Union[EditSampling, _Mapping]] = ..., audio_to_audio: _Optional[_Union[AudioToAudioSampling, _Mapping]] = ..., snapshot: _Optional[_Union[SamplingSnapshot, _Mapping]] = ..., snapshot_seconds: _Optional[float] = ..., preview_steps: _Optional[_Iterable[int]] = ..., preview_window: _Optional[_Union[PreviewWindow, _Mapping]] = ...) -> None: ...
 
 class SamplingSnapshot(_message.Message):
     __slots__ = ("format_version", "request_digest", "songs", "songs_digest")
@@ -158,18 +162,14 @@ class SongSnapshot(_message.Message):
     def __init__(self, timestep_index: _Optional[int] = ..., window: _Optional[int] = ..., noise_draws: _Optional[int] = ..., tensors: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., latents: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., forwards: _Optional[int] = ..., evaluated_rows: _Optional[int] = ..., device_seconds: _Optional[float] = ...) -> None: ...
 
 class SampleSnapshot(_message.Message):
-    __slots__ = ("snapshot", "step", "draining", "preview_steps", "preview_window")
+    __slots__ = ("snapshot", "step", "draining")
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
-    PREVIEW_STEPS_FIELD_NUMBER: _ClassVar[int]
-    PREVIEW_WINDOW_FIELD_NUMBER: _ClassVar[int]
     snapshot: SamplingSnapshot
     step: int
     draining: bool
-    preview_steps: _containers.RepeatedScalarFieldContainer[int]
-    preview_window: PreviewWindow
-    def __init__(self, snapshot: _Optional[_Union[SamplingSnapshot, _Mapping]] = ..., step: _Optional[int] = ..., draining: _Optional[bool] = ..., preview_steps: _Optional[_Iterable[int]] = ..., preview_window: _Optional[_Union[PreviewWindow, _Mapping]] = ...) -> None: ...
+    def __init__(self, snapshot: _Optional[_Union[SamplingSnapshot, _Mapping]] = ..., step: _Optional[int] = ..., draining: _Optional[bool] = ...) -> None: ...
 
 class PreviewWindow(_message.Message):
     __slots__ = ("start_seconds", "end_seconds")
