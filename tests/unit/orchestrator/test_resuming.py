@@ -117,3 +117,11 @@ async def test_snapshots_are_kept_as_long_as_there_is_room() -> None:
             slot.keep(diffusion_pb2.SamplingSnapshot(request_digest=bytes(150)))
         assert first.snapshot is not None
         assert second.snapshot is None
+
+
+async def test_previews_are_told_once() -> None:
+    def preview(number: int) -> Answer:
+        return diffusion_pb2.SampleResponse(preview=diffusion_pb2.SamplePreview(variant_index=0, step=number))
+
+    replicas = Replicas([step(1), preview(1), step(2), preview(2), GONE], [step(1), preview(1), step(2), preview(2), preview(3), RESULT])
+    assert await replicas.run() == [1, -1, 2, -1, -1, -1]  # two, and one that is new, before the result
