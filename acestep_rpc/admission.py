@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 from acestep_rpc.errors import Overloaded, ShapeTooLarge
-from acestep_rpc.telemetry import BACKLOG_SECONDS, REFUSED
+from acestep_rpc.telemetry import BACKLOG_SECONDS, HELD_MEMORY, REFUSED
 from acestep_rpc.v1 import stage_pb2
 
 SHORTEST_RETRY_SECONDS = 1.0
@@ -101,9 +101,11 @@ class Memory:
             await self._wait(num_bytes)
         else:
             self.free_bytes -= num_bytes
+        HELD_MEMORY.labels(self._device).inc(num_bytes)
         try:
             yield
         finally:
+            HELD_MEMORY.labels(self._device).dec(num_bytes)
             self.free_bytes += num_bytes
             self._wake()
 

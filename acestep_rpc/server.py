@@ -22,7 +22,7 @@ from prometheus_client import start_http_server
 
 from acestep_rpc.errors import AcestepError, InvalidRequest, Overloaded, StageUnavailable, to_status
 from acestep_rpc.settings import ServerSettings
-from acestep_rpc.telemetry import configure_logging, log, observe_call
+from acestep_rpc.telemetry import EVENT_LOOP_TASKS, configure_logging, log, observe_call
 from acestep_rpc.tls import check_client, server_credentials
 from acestep_rpc.tracing import configure_tracing
 
@@ -122,6 +122,8 @@ class RunningServer:
         names = [registration.full_name for registration in registrations]
         reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         await self._server.start()
+        loop = asyncio.get_running_loop()
+        EVENT_LOOP_TASKS.set_function(lambda: len(asyncio.all_tasks(loop)))
         if self._settings.ready_file is not None:
             _write_ready_file(self._settings.ready_file, {"port": self.port, "metrics_port": self.metrics_port})
         log("serving", services=names, host=self._settings.host, port=self.port, metrics_port=self.metrics_port)

@@ -20,6 +20,11 @@ async def bytes_of(*messages):
         yield message
 
 
+async def read(call):
+    async for _ in call:
+        pass
+
+
 @pytest.mark.parametrize(
     ("path", "kind"),
     [
@@ -39,11 +44,7 @@ async def test_bytes_that_are_no_message_are_an_invalid_argument(path, kind, cap
         async with connect(f"127.0.0.1:{server.port}") as channel:
             call = getattr(channel, kind)(path)(bytes_of(NO_MESSAGE) if kind.startswith("stream") else NO_MESSAGE)
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                if kind.endswith("unary"):
-                    await call
-                else:
-                    async for _ in call:
-                        pass
+                await (call if kind.endswith("unary") else read(call))
             assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
             bad = error_details_pb2.BadRequest()
             assert rpc_status.from_call(refused.value).details[0].Unpack(bad)
