@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 from prometheus_client import start_http_server
 
-from acestep_rpc.errors import AcestepError, InvalidRequest, Overloaded, StageUnavailable, to_status
+from acestep_rpc.errors import AcestepError, InvalidRequest, Overloaded, StageUnavailable, Unimplemented, to_status
 from acestep_rpc.settings import ServerSettings
 from acestep_rpc.telemetry import EVENT_LOOP_TASKS, configure_logging, log, observe_call
 from acestep_rpc.tls import check_client, server_credentials
@@ -335,6 +335,8 @@ class _Gate(grpc.aio.ServerInterceptor):
                 async with contextlib.aclosing(result) as responses:
                     async for response in responses:
                         await _write(context, response)
+            except NotImplementedError:  # as generated base classes do, for what the library of health checks does not have
+                await context.abort_with_status(_wire_status(Unimplemented(f"{service}/{method} is not built yet")))
             except AcestepError as error:
                 await context.abort_with_status(_wire_status(error))
 

@@ -114,20 +114,21 @@ async def _cancel_job(channel: grpc.aio.Channel, music: Any, request: music_pb2.
     await operations.DeleteOperation(operations_pb2.DeleteOperationRequest(name=operation.name))
 
 
-async def held(system: System) -> dict[str, float]:
-    """What is there of calls: in every server and stage, and in the temporary folder."""
+async def held(system: System, folder: Path | None) -> dict[str, float]:
+    """What is there of calls: in every server and stage, and in the folder of their temporary files, if that is theirs alone."""
     found: dict[str, float] = {}
     for name, server in system.servers.items():
         found[f"{name} tasks"] = await asyncio.to_thread(server.metric, "acestep_event_loop_tasks")
         found[f"{name} held bytes"] = await asyncio.to_thread(server.metric, "acestep_held_memory_bytes")
-        found[f"{name} predicted seconds"] = await asyncio.to_thread(server.metric, "acestep_backlog_seconds", stage=name)
+        found[f"{name} predicted seconds"] = await asyncio.to_thread(server.metric, "acestep_backlog_seconds")
         if name != "orchestrator":
             async with connect(server.target) as channel:
                 statuses = stage_pb2_grpc.StageServiceStub(channel).WatchStatus(stage_pb2.WatchStatusRequest())
                 status = await statuses.read()
                 statuses.cancel()
             found[f"{name} running rows"], found[f"{name} waiting requests"] = status.running_rows, status.waiting_requests
-    found["temporary files"] = sum(1 for path in Path(tempfile.gettempdir()).rglob("*") if _counts(path))
+    if folder is not None:
+        found["temporary files"] = sum(1 for path in folder.rglob("*") if _counts(path))
     return found
 
 
@@ -135,17 +136,17 @@ def _counts(path: Path) -> bool:
     return path.is_file() and ".sqlite" not in path.name and not path.name.endswith((".ready", ".log"))
 
 
-async def settled(system: System, wanted: dict[str, float]) -> dict[str, float]:
+async def settled(system: System, wanted: dict[str, float], folder: Path | None = None) -> dict[str, float]:
     """What is left that was not there, when nothing goes away any more."""
     deadline = time.monotonic() + SETTLE_SECONDS
-    while left := {name: value for name, value in (await held(system)).items() if value > wanted[name]}:
+    while left := {name: value for name, value in (await held(system, folder)).items() if value > wanted[name]}:
         if time.monotonic() > deadline:
             break
         await asyncio.sleep(0.5)
     return left
 
 
-async def forwards_after_cancel(system: System, sources: dict[float, str], count: int) -> list[float]:
+async def forwards_after_cancel(system: System, count: int) -> list[float]:
     """Forwards that the device made for a call after it was given up, of calls that are alone."""
     music_request, diffusion, found = song_request(seconds=45.0, steps=200), system.stage("diffusion"), []
     for _ in range(count):
@@ -179,8 +180,8 @@ async def cancel_many(system: System, sources: dict[float, str], numbers: Sequen
 async def run(cancels: int, alone: int, seed: int) -> dict[str, Any]:
     """On one system."""
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="acestep-cancels-"))
-        os.environ["TMPDIR"] = tempfile.tempdir = folder
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="acestep-cancels-")))
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)  # of the servers too
         system = stack.enter_context(processes.system())
         async with processes.channel_to(system.front) as channel:
             sources = await upload_sources(channel, LENGTHS)
@@ -188,12 +189,12 @@ async def run(cancels: int, alone: int, seed: int) -> dict[str, Any]:
             before_song = (await generate(music, song_request())).result.songs[0].sha256
         warm_up = cancels // 5
         ended = await cancel_many(system, sources, range(warm_up), seed)
-        wanted = {name: 0.0 if not name.endswith(("tasks", "files")) else value for name, value in (await _quiet(system)).items()}
+        wanted = {name: 0.0 if not name.endswith(("tasks", "files")) else value for name, value in (await quiet(system, folder)).items()}
         memory = {name: memory_bytes(server) for name, server in system.servers.items()}
         files = {name: open_files(server) for name, server in system.servers.items()}
-        forwards = await forwards_after_cancel(system, sources, alone)
+        forwards = await forwards_after_cancel(system, alone)
         ended += await cancel_many(system, sources, range(warm_up, cancels), seed)
-        left = await settled(system, wanted)
+        left = await settled(system, wanted, folder)
         grown = {name: memory_bytes(server) / memory[name] for name, server in system.servers.items()}
         more_files = {name: open_files(server) - files[name] for name, server in system.servers.items()}
         async with system.music() as music:
@@ -209,12 +210,12 @@ async def run(cancels: int, alone: int, seed: int) -> dict[str, Any]:
     return processes.report(bounds, figures)
 
 
-async def _quiet(system: System) -> dict[str, float]:
+async def quiet(system: System, folder: Path | None = None) -> dict[str, float]:
     """What is there when nothing changes any more."""
-    last = await held(system)
+    last = await held(system, folder)
     for _ in range(int(SETTLE_SECONDS)):
         await asyncio.sleep(1.0)
-        found = await held(system)
+        found = await held(system, folder)
         if found == last:
             break
         last = found

@@ -1,11 +1,13 @@
 """`python -m benchmarks.endurance.concurrency`: sixteen different requests one after another, then the same sixteen at once.
 
-Four processes, one thread each. A run is a pair of both; the medians of the pairs decide. A request's fair share of the queue is what it
-waits where every other one gets as much of the machine as itself: of each the smaller of its own and the other's time alone.
+Four processes, one thread each; the codec may work at a song on each core (ACESTEP_VAE_WORKERS). A run is a pair of both; the medians of
+the pairs decide. A request's fair share of the queue is what it waits where every other one gets as much of the machine as itself: of each
+the smaller of its own and the other's time alone.
 """
 
 import argparse
 import asyncio
+import os
 import random
 import statistics
 import sys
@@ -96,6 +98,7 @@ async def measure(system: System, requests: Sequence[music_pb2.GenerateRequest])
 
 async def run(pairs: int, seed: int) -> dict[str, Any]:
     """All pairs on one system."""
+    os.environ["ACESTEP_VAE_WORKERS"] = str(os.cpu_count())  # the servers have it from here
     with processes.system() as system:
         async with processes.channel_to(system.front) as channel:
             sources = await upload_sources(channel, LENGTHS)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from acestep_rpc.channels import connect
 from acestep_rpc.v1 import music_pb2_grpc
 
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 STAGES = ("encoder", "diffusion", "vae")
 
 
