@@ -183,7 +183,7 @@ async def run(cancels: int, alone: int, seed: int) -> dict[str, Any]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="acestep-cancels-")))
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)  # of the servers too
         system = stack.enter_context(processes.system())
-        async with processes.channel_to(system.front) as channel:
+        async with connect(system.front.target) as channel:
             sources = await upload_sources(channel, LENGTHS)
         async with system.music() as music:
             before_song = (await generate(music, song_request())).result.songs[0].sha256

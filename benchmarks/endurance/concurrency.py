@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from acestep_rpc.channels import connect
 from acestep_rpc.v1 import music_pb2, sampling_pb2
 from benchmarks.endurance import processes
 from benchmarks.endurance.processes import Bound, cpu_seconds
@@ -100,7 +101,7 @@ async def run(pairs: int, seed: int) -> dict[str, Any]:
     """All pairs on one system."""
     os.environ["ACESTEP_VAE_WORKERS"] = str(os.cpu_count())  # the servers have it from here
     with processes.system() as system:
-        async with processes.channel_to(system.front) as channel:
+        async with connect(system.front.target) as channel:
             sources = await upload_sources(channel, LENGTHS)
         requests = draw_requests(sources, seed)
         for request in requests[:6]:  # the first of everything is slow

@@ -1,8 +1,9 @@
 """`python -m benchmarks.endurance.overload`: three times the traffic that the system can take, for ten minutes.
 
-Four processes. First callers who wait for each other's end find the peak: songs per second when as many calls as the stages can overlap
-are always under way. Then calls arrive at random at three times that rate, each with a deadline. Goodput is songs that came before it;
-refusals are timed at the caller and, from the server's log, at the server. Memory is compared between the first and the last third.
+Four processes, the stages with a lower priority of the processor than the orchestrator beside them. First callers who wait for each other's
+end find the peak: songs per second when as many calls as the stages can overlap are always under way. Then calls arrive at random at three
+times that rate, each with a deadline. Goodput is songs that came before it; refusals are timed at the caller and, from the server's log, at
+the server. Memory is compared between the first and the last third.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import numpy as np
 from benchmarks.endurance import processes
 from benchmarks.endurance.processes import Bound, memory_bytes
 from benchmarks.load import Outcome, Traffic, draw_calls, place, summarise
-from tests.integration.conftest import Server, System
+from tests.integration.conftest import STAGES, Server, System
 
 TIMES_CAPACITY = 3.0
 LEAST_OF_PEAK = 0.9
@@ -87,6 +88,9 @@ def growth(samples: list[dict[str, int]]) -> dict[str, float]:
 async def run(seconds: float, peak_seconds: float, seed: int) -> dict[str, Any]:
     """Peak, then too much."""
     with processes.system() as system:
+        for name, server in system.servers.items():
+            if name in STAGES:
+                processes.yield_to_others(server)
         await peak(system, peak_seconds / 3, seed)  # costs settle, memory grows to what it needs
         capacity = await peak(system, peak_seconds, seed + 1)
         lines = len(system.front.log().splitlines())
