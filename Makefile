@@ -7,7 +7,7 @@ GOLDEN ?= tests/parity/golden
 DEMO := outputs/demo
 export PYTHONWARNINGS ?= default
 
-.PHONY: help setup demo serve test lint format protos conformance bench evaluate docs clean
+.PHONY: help setup demo serve test lint format protos conformance bench endurance evaluate docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ conformance: $(READY)  ## Hold the stages against recordings of the reference: m
 
 bench: $(READY)  ## Measure stages and transformer; prints JSON
 	$(BIN)/python -m benchmarks.bench
+
+endurance: $(READY)  ## Prove what only time and load can break, on real servers: some 40 minutes; prints JSON
+	$(BIN)/python -m benchmarks.endurance $(RUNS)
 
 evaluate: $(READY)  ## Measure how well a checkpoint makes music: make evaluate CHECKPOINT=DIR
 	$(BIN)/python -m benchmarks.quality --checkpoint $(or $(CHECKPOINT),clients/checkpoint) --output outputs/quality

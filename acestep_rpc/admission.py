@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 from acestep_rpc.errors import Overloaded, ShapeTooLarge
-from acestep_rpc.telemetry import BACKLOG_SECONDS, REFUSED
+from acestep_rpc.telemetry import BACKLOG_SECONDS, HELD_MEMORY, REFUSED
 from acestep_rpc.v1 import stage_pb2
 
 SHORTEST_RETRY_SECONDS = 1.0
@@ -166,4 +166,8 @@ class Memory(Room):
             message = f"the request needs {amount} bytes; {self.amount} are for requests"
             raise ShapeTooLarge(message, device=self._device, limit_bytes=str(self.amount))
         async with super().hold(amount, order):
-            yield
+            HELD_MEMORY.labels(self._device).inc(amount)
+            try:
+                yield
+            finally:
+                HELD_MEMORY.labels(self._device).dec(amount)

@@ -2,25 +2,27 @@
 
 import asyncio
 import contextlib
+import inspect
 import json
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 from prometheus_client import start_http_server
 
-from acestep_rpc.errors import AcestepError, Overloaded, StageUnavailable, to_status
+from acestep_rpc.errors import AcestepError, InvalidRequest, Overloaded, StageUnavailable, Unimplemented, to_status
 from acestep_rpc.settings import ServerSettings
-from acestep_rpc.telemetry import configure_logging, log, observe_call
+from acestep_rpc.telemetry import EVENT_LOOP_TASKS, configure_logging, log, observe_call
 from acestep_rpc.tls import check_client, server_credentials
 from acestep_rpc.tracing import configure_tracing
 
@@ -120,6 +122,8 @@ class RunningServer:
         names = [registration.full_name for registration in registrations]
         reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         await self._server.start()
+        loop = asyncio.get_running_loop()
+        EVENT_LOOP_TASKS.set_function(lambda: len(asyncio.all_tasks(loop)))
         if self._settings.ready_file is not None:
             _write_ready_file(self._settings.ready_file, {"port": self.port, "metrics_port": self.metrics_port})
         log("serving", services=names, host=self._settings.host, port=self.port, metrics_port=self.metrics_port)
@@ -251,8 +255,44 @@ def _write_ready_file(path: Path, content: dict[str, int]) -> None:
     os.replace(partial, path)  # readers see nothing or all of it
 
 
+@dataclass(frozen=True)
+class _Unreadable:
+    """Bytes that are no message of the method."""
+
+    num_bytes: int
+    reason: str
+
+
+def _or_unreadable(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """A deserializer that never raises: gRPC would answer UNKNOWN with the parser's words."""
+
+    def read(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except DecodeError as error:
+            return _Unreadable(len(data), str(error))
+
+    return read
+
+
+def _readable(message: Any) -> Any:
+    """The message.
+
+    Raises:
+        InvalidRequest: Its bytes were none.
+    """
+    if isinstance(message, _Unreadable):
+        raise InvalidRequest("request", f"{message.num_bytes} bytes", f"an encoded message of the method ({message.reason})")
+    return message
+
+
+async def _each_readable(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for message in messages:
+        yield _readable(message)
+
+
 class _Gate(grpc.aio.ServerInterceptor):
-    """Admits calls, counts those that run, and turns exceptions into statuses. Health checks pass untouched.
+    """Admits calls, counts those that run, and turns exceptions into statuses. Health checks are neither counted nor refused.
 
     Args:
         max_calls: That may run at a time.
@@ -276,7 +316,7 @@ class _Gate(grpc.aio.ServerInterceptor):
     ) -> Any:
         handler = await continuation(handler_call_details)
         service, _, method = handler_call_details.method.lstrip("/").partition("/")
-        if handler is None or service == health.SERVICE_NAME:
+        if handler is None:
             return handler
         kinds = {
             (False, False): (grpc.unary_unary_rpc_method_handler, handler.unary_unary),
@@ -285,6 +325,20 @@ class _Gate(grpc.aio.ServerInterceptor):
             (True, True): (grpc.stream_stream_rpc_method_handler, handler.stream_stream),
         }
         make, behaviour = kinds[handler.request_streaming, handler.response_streaming]
+        given = _each_readable if handler.request_streaming else _readable
+
+        async def pass_on(request: Any, context: Any) -> Any:
+            try:
+                result = behaviour(given(request), context)
+                if not inspect.isasyncgen(result):
+                    return await result
+                async with contextlib.aclosing(result) as responses:
+                    async for response in responses:
+                        await _write(context, response)
+            except NotImplementedError:  # as generated base classes do, for what the library of health checks does not have
+                await context.abort_with_status(_wire_status(Unimplemented(f"{service}/{method} is not built yet")))
+            except AcestepError as error:
+                await context.abort_with_status(_wire_status(error))
 
         async def respond(request: Any, context: Any) -> Any:
             self.running += 1
@@ -293,8 +347,8 @@ class _Gate(grpc.aio.ServerInterceptor):
                 with observe_call(service, method, context, at_edge=True):
                     await self._admit(f"{service}/{method}", context)
                     if not handler.response_streaming:
-                        return await behaviour(request, context)
-                    async with contextlib.aclosing(behaviour(request, context)) as responses:
+                        return await behaviour(given(request), context)
+                    async with contextlib.aclosing(behaviour(given(request), context)) as responses:
                         async for response in responses:
                             await _write(context, response)
                     return None
@@ -305,9 +359,13 @@ class _Gate(grpc.aio.ServerInterceptor):
                 if self.running == 0:
                     self.idle.set()
 
-        if service == reflection.SERVICE_NAME and self._guard is None and not self._allowed_clients:
-            return handler  # its streams end with their connections and are nobody's work
-        return make(respond, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer)
+        open_to_all = self._guard is None and not self._allowed_clients
+        uncounted = service == health.SERVICE_NAME or (service == reflection.SERVICE_NAME and open_to_all)
+        return make(  # streams of these end with their connections and are nobody's work
+            pass_on if uncounted else respond,
+            request_deserializer=_or_unreadable(handler.request_deserializer),
+            response_serializer=handler.response_serializer,
+        )
 
     async def _admit(self, method: str, context: Any) -> None:
         if self.draining:

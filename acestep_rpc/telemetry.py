@@ -65,6 +65,8 @@ COST_ERROR = Histogram(
 ETA_ERROR = Histogram(
     "acestep_eta_error_seconds", "Distance of a request's end from the estimate that it was accepted with.", buckets=_SECONDS
 )
+EVENT_LOOP_TASKS = Gauge("acestep_event_loop_tasks", "Tasks of the server's event loop: what calls leave behind shows here.")
+HELD_MEMORY = Gauge("acestep_held_memory_bytes", "Memory of a device that requests under way hold.", ["device"])
 CANCELLED_DEVICE_SECONDS = Counter("acestep_cancelled_device_seconds", "Device time of requests that did not come to their end.")
 CACHE_LOOKUPS = Counter("acestep_cache_lookups", "Requests that a cache was asked for, by what it answered.", ["cache", "outcome"])
 POOL_REPLICAS = Gauge("acestep_pool_replicas", "Replicas of a stage that the orchestrator knows, by state.", ["stage", "state"])

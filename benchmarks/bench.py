@@ -181,6 +181,15 @@ def _train(recipe: "Recipe", folder: Path, steps: int) -> dict[str, Any]:
     return {"steps": steps, **{name: events.Scalars(f"speed/{name}")[-1].value for name in names}}
 
 
+def endurance(name: str, **options: Any) -> dict[str, Any]:
+    """A run of benchmarks/endurance, with its verdict."""
+    import asyncio
+    import importlib
+
+    report: dict[str, Any] = asyncio.run(importlib.import_module(f"benchmarks.endurance.{name}").run(**options))
+    return report
+
+
 SECTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "transformer_official_width_2_blocks": lambda _: transformer(),
     "batching": lambda _: batching(),
@@ -191,9 +200,12 @@ SECTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "train_embedded": train,
     "tiny_decode_240s": lambda checkpoint: decode(checkpoint, 240.0, 1),
     "train_low_memory_lora": train_lora,
+    "concurrency": lambda _: endurance("concurrency", pairs=3, seed=0),
+    "overload": lambda _: endurance("overload", seconds=120.0, peak_seconds=60.0, seed=0),
+    "grpc_overhead": lambda _: endurance("overhead", pairs=9),
 }
-ON_REQUEST = ("train_low_memory_lora",)
-"""Measured only where it is named: it writes a checkpoint of 8.8 GB."""
+ON_REQUEST = ("train_low_memory_lora", "concurrency", "overload", "grpc_overhead")
+"""Measured only where they are named: the first writes a checkpoint of 8.8 GB, the others start several servers each."""
 
 
 def _cpu_seconds(work: Callable[[], Any]) -> float:

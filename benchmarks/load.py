@@ -115,14 +115,15 @@ def draw_calls(traffic: Traffic, sources: dict[float, str], seed: int) -> list[C
             prompt=music_pb2.Prompt(tags=rng.choice(TAGS), lyrics=LYRICS),
             seeds=[rng.randrange(2**32)],
             sampling=sampling_pb2.SamplingParams(infer_step=rng.choice(list(traffic.steps))) if traffic.steps else None,
-            **_task(task, seconds, sources),
+            **task_fields(task, seconds, sources),
         )
         hangs_up = rng.uniform(0, traffic.patience) if rng.random() < traffic.cancelled else None
         calls.append(Call(arrival, request, hangs_up, rng.random() < traffic.slow))
     return calls
 
 
-def _task(name: str, seconds: float, sources: dict[float, str]) -> dict[str, Any]:
+def task_fields(name: str, seconds: float, sources: dict[float, str]) -> dict[str, Any]:
+    """A task of a request; a song of so many seconds, or from the source of that length."""
     source = {"asset": sources[seconds]} if sources else {}
     fields: dict[str, dict[str, Any]] = {
         "text_to_music": {"duration_seconds": seconds},

@@ -60,14 +60,14 @@ class Admitted:
         left: Seconds of each stage's device that it still wants.
         ends_at: A time.monotonic(), as estimated at the start; None: unknown.
         deadline: When its caller gives up; math.inf: never.
-        completed: It came to its end.
+        completed_at: When it came to its end, read or not; None: it has not.
     """
 
     priority: int
     load: Sequence[float] = NOTHING
     ends_at: float | None = None
     deadline: float = math.inf
-    completed: bool = False
+    completed_at: float | None = None
     left: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -82,7 +82,8 @@ class Admitted:
                 self.left[:stage] = [0.0] * stage
                 self.left[stage] = self.load[stage] * (1 - event.progress.step / event.progress.total)
             case "completed":
-                self.completed = True
+                self.left = [0.0] * len(self.left)
+                self.completed_at = time.monotonic()
                 if self.ends_at is not None:
                     ETA_ERROR.observe(abs(time.monotonic() - self.ends_at))
 
@@ -170,9 +171,10 @@ class Admission:
             Overloaded: There are too many, they take too long, or it cannot be done before its deadline.
         """
         estimate = self.estimate(plan, source_frames, descriptions, deadline)
-        if len(self._under_way) >= self._max_requests:
-            least = min(sum(admitted.left) for admitted in self._under_way)
-            raise _refused("requests", f"{len(self._under_way)} requests are under way, which is the limit", least)
+        unfinished = [admitted for admitted in self._under_way if admitted.completed_at is None]  # the others are only read
+        if len(unfinished) >= self._max_requests:
+            least = min(sum(admitted.left) for admitted in unfinished)
+            raise _refused("requests", f"{len(unfinished)} requests are under way, which is the limit", least)
         if estimate is not None and estimate.queue_seconds > self._max_backlog_seconds:
             wait = f"the wait is {estimate.queue_seconds:.3g} s, the limit {self._max_backlog_seconds:g} s"
             raise _refused("backlog", wait, estimate.queue_seconds - self._max_backlog_seconds)
@@ -195,8 +197,8 @@ class Admission:
             yield admitted
         finally:
             self._under_way.remove(admitted)
-            seconds = time.monotonic() - started
-            if estimate is not None and (admitted.completed or seconds > estimate.seconds):
+            seconds = (admitted.completed_at or time.monotonic()) - started
+            if estimate is not None and (admitted.completed_at is not None or seconds > estimate.seconds):
                 self._pace.observe({"seconds": estimate.seconds / estimate.pace}, seconds)
             self._report()
 

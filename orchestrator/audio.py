@@ -87,8 +87,11 @@ def read_waveform(message: vae_pb2.DecodeLatentsResponse | vae_pb2.ReadAudioResp
 def _to_integers(waveform: Waveform, bits: int) -> npt.NDArray[np.int32]:
     """Round to signed integers; what exceeds full scale is clipped, never wrapped."""
     full_scale = 2 ** (bits - 1)
-    rounded = np.rint(waveform.astype(np.float64) * full_scale)
-    integers: npt.NDArray[np.int32] = np.clip(rounded, -full_scale, full_scale - 1).astype(np.int32)
+    with np.errstate(over="ignore"):  # infinity is clipped like all that is too loud
+        scaled = waveform * np.float32(full_scale)  # a power of two: float32 loses nothing, and has all integers of 24 bits
+    np.rint(scaled, out=scaled)
+    np.clip(scaled, -full_scale, full_scale - 1, out=scaled)
+    integers: npt.NDArray[np.int32] = scaled.astype(np.int32)
     return integers
 
 

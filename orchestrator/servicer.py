@@ -17,12 +17,13 @@ from acestep_rpc.errors import InvalidRequest, StageUnavailable
 from acestep_rpc.telemetry import FIRST_AUDIO_SECONDS, FIRST_PREVIEW_SECONDS
 from acestep_rpc.v1 import music_pb2, music_pb2_grpc, sampling_pb2
 from orchestrator import plan
-from orchestrator.admission import accompany, finish_time
+from orchestrator.admission import Admitted, accompany, finish_time
 from orchestrator.audio import audio_type
 from orchestrator.jobs.job import entry, job_id, to_operation
 from orchestrator.jobs.service import Jobs
 from orchestrator.limits import LIMITS
 from orchestrator.pipeline import generate
+from orchestrator.read_ahead import ReadAhead
 from orchestrator.stages import Stages
 from orchestrator.tasks import song_seconds
 
@@ -40,11 +41,12 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
         self._jobs = jobs
         self._sources = jobs.sources
         self._seed_source = random.SystemRandom()
+        self._read_ahead = ReadAhead()
 
     async def Generate(
         self, request: music_pb2.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncGenerator[music_pb2.GenerateEvent, None]:
-        """Plan, then run the pipeline for as long as the caller listens."""
+        """Plan, then run the pipeline for as long as the caller listens, however slowly it does."""
         deadline, heard = _deadline(context), _FirstHeard()
         descriptions = await self._jobs.admission.facts.get(deadline)
         request = self._jobs.quotas.with_priority(request)
@@ -52,22 +54,29 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
         telemetry.request_id.set(planned.request_id)  # from here on, in this call's task and in the stages
         frames = await self._sources.num_frames(planned.task, descriptions[2].model_digest)
         with self._jobs.admission.admit(planned, frames, descriptions, deadline) as admitted:
-            source, original = await self._sources.of_task(planned.task, planned.sample_rate, deadline)
-            results = self._sources.results if planned.keep_results else None
-            if results is not None:
-                await self._jobs.claim(planned.request_id)
-            history = []
-            made = accompany(generate(planned, self._stages, deadline, source, original, results, admitted.load), admitted, deadline)
-            audio_seconds = song_seconds(planned.task, source) * len(planned.seeds)
-            async with self._jobs.quotas.request(audio_seconds), contextlib.aclosing(made) as events:
+            async with contextlib.aclosing(self._read_ahead.read(self._make(request, planned, admitted, deadline))) as events:
                 async for event in events:
-                    kind = event.WhichOneof("event")
                     heard.observe(event)
-                    if results is not None and kind != "progress" and not event.audio_chunk.HasField("preview_step"):
-                        history.append(entry(event))
-                    if results is not None and kind == "completed":
-                        await self._jobs.add_finished(request, planned, history)
                     yield event
+
+    async def _make(
+        self, request: music_pb2.GenerateRequest, planned: plan.Plan, admitted: Admitted, deadline: float | None
+    ) -> AsyncGenerator[music_pb2.GenerateEvent, None]:
+        source, original = await self._sources.of_task(planned.task, planned.sample_rate, deadline)
+        results = self._sources.results if planned.keep_results else None
+        if results is not None:
+            await self._jobs.claim(planned.request_id)
+        history = []
+        made = accompany(generate(planned, self._stages, deadline, source, original, results, admitted.load), admitted, deadline)
+        audio_seconds = song_seconds(planned.task, source) * len(planned.seeds)
+        async with self._jobs.quotas.request(audio_seconds), contextlib.aclosing(made) as events:
+            async for event in events:
+                kind = event.WhichOneof("event")
+                if results is not None and kind != "progress" and not event.audio_chunk.HasField("preview_step"):
+                    history.append(entry(event))
+                if results is not None and kind == "completed":
+                    await self._jobs.add_finished(request, planned, history)
+                yield event
 
     async def EstimateGeneration(
         self, request: music_pb2.EstimateGenerationRequest, context: grpc.aio.ServicerContext[Any, Any]

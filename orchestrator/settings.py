@@ -55,7 +55,7 @@ class Settings(ServerSettings):
     retention_bytes: int = 0
     """Size of a tenant's songs above which its oldest go; 0: no limit."""
     max_requests: int = 64
-    """Calls of Generate under way; one more is refused. With several replicas of a stage: as many times its own limit."""
+    """Calls of Generate whose songs are being made; one more is refused. With several replicas of a stage: as many times its own limit."""
     max_backlog_seconds: float = 3600.0
     """A request that is predicted to wait longer for others is refused."""
     replica_wait_seconds: float = 5.0

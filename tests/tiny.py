@@ -12,11 +12,11 @@ from diffusion_svc.tasks import ConditionStates, TaskSpec, TextToMusic
 TEXT_WIDTH, LYRIC_WIDTH = 12, 20
 
 
-def transformer(num_layers: int = 2, seed: int = 0) -> Transformer:
+def transformer(num_layers: int = 2, seed: int = 0, heads: int = 2) -> Transformer:
     config = TransformerConfig(
         num_layers=num_layers,
         attention_head_dim=8,
-        num_attention_heads=2,
+        num_attention_heads=heads,
         mlp_ratio=2.5,
         max_position=4096,
         text_embedding_dim=TEXT_WIDTH,

@@ -1,7 +1,7 @@
 """Messages to tensors and back. No mathematics.
 
-The worker thread takes one piece of work at a time, in the order in which requests ask: concurrent requests advance in turn, and one that
-was cancelled asks no more.
+A worker thread (several only on a CPU) takes one piece of work at a time, in the order in which requests ask: concurrent requests advance
+in turn, and one that was cancelled asks no more.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from vae_svc.costs import CodecCosts, decode_features, encode_features, measure_
 from vae_svc.model.dcae import LATENT_CHANNELS
 from vae_svc.model.resample import resample
 from vae_svc.model.vocoder_config import VocoderConfig
-from vae_svc.settings import Settings
+from vae_svc.settings import PREFIX, Settings
 from vae_svc.weights import VOCODER_FOLDER, LoadedCodec, load_codec, read_vocoder_config
 
 DEFAULT_SAMPLE_RATE = 48000
@@ -50,7 +50,7 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
 
     Args:
         codec: The stage.
-        worker: Its one thread.
+        worker: Its thread; on a CPU maybe several.
         settings: For the limits.
         costs: What requests take.
         backlog: Lets requests in.
@@ -288,7 +288,9 @@ async def load(settings: Settings) -> Sequence[Registration]:
     vocoder = read_vocoder_config(settings.checkpoint / VOCODER_FOLDER)
     # a vocoder without convolutions leaves those of the DCAE, which are narrow
     dtype = choose_dtype(settings.dtype, device, vocoder.upsample_initial_channel if isinstance(vocoder, VocoderConfig) else 0)
-    worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vae")
+    if settings.workers > 1 and device.type != "cpu":
+        raise ValueError(f"{PREFIX}WORKERS={settings.workers} is not allowed on {device}; allowed: 1")
+    worker = ThreadPoolExecutor(max_workers=settings.workers, thread_name_prefix="vae")
 
     def read() -> tuple[LoadedCodec, CodecCosts, Memory]:
         loaded = load_codec(settings.checkpoint, device, dtype)

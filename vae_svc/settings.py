@@ -20,6 +20,9 @@ class Settings(ServerSettings):
     """float32, bfloat16, or auto: bfloat16 where the device computes it faster."""
     threads: int = 0
     """CPU threads; 0: one per core."""
+    workers: int = 1
+    """On a CPU: songs and files that are worked at at a time, each with so many threads. One thread and as many workers as there are cores
+    make the most songs; one worker and all threads make one song the soonest. A GPU takes one."""
     max_requests: int = 64
     """Requests under way and waiting; one more is refused."""
     memory_bytes: int = 0
@@ -33,6 +36,6 @@ class Settings(ServerSettings):
     """Longest audio file to encode."""
 
     def __post_init__(self) -> None:
-        for name, least in (("max_requests", 1), ("memory_bytes", 0)):
+        for name, least in (("workers", 1), ("max_requests", 1), ("memory_bytes", 0)):
             if getattr(self, name) < least:
                 raise SettingsError(f"{PREFIX}{name.upper()}={getattr(self, name)} is not allowed; allowed: {least} or more")

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from acestep_rpc.channels import connect
 from acestep_rpc.v1 import music_pb2_grpc
 
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 STAGES = ("encoder", "diffusion", "vae")
 
 
@@ -98,18 +98,21 @@ class System:
             yield music_pb2_grpc.MusicServiceStub(channel)
 
 
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+def make_checkpoint(folder: Path) -> Path:
+    """A tiny random checkpoint."""
     command = [sys.executable, "-m", "clients.cli.main", "init-checkpoint", "--size", "tiny", "--seed", "0", str(folder)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder
 
 
 @pytest.fixture(scope="session")
-def adapters(checkpoint, tmp_path_factory) -> Path:
+def checkpoint(tmp_path_factory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+def make_adapters(checkpoint: Path, store: Path) -> Path:
     """A store with one random adapter for a layer of the lyric encoder and one of the transformer, and one that fits nothing."""
-    store, generator = tmp_path_factory.mktemp("adapters"), torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     weights = load_file(checkpoint / "ace_step_transformer" / "diffusion_pytorch_model.safetensors")
     tensors = {}
     for layer in ("lyric_encoder.encoders.0.self_attn.linear_q", "transformer_blocks.0.attn.to_q"):
@@ -121,6 +124,11 @@ def adapters(checkpoint, tmp_path_factory) -> Path:
         header = {"lora_adapter_metadata": json.dumps({"r": 4, "lora_alpha": 8})}
         save_file(content, store / name / "pytorch_lora_weights.safetensors", header)
     return store
+
+
+@pytest.fixture(scope="session")
+def adapters(checkpoint, tmp_path_factory) -> Path:
+    return make_adapters(checkpoint, tmp_path_factory.mktemp("adapters"))
 
 
 @contextlib.contextmanager

@@ -68,19 +68,24 @@ class Resampler:
         return output
 
     def _outputs(self, held: Tensor, start: int, stop: int) -> Tensor:
-        output = held.new_zeros(*held.shape[:-1], stop - start)
         if start == stop:
-            return output
+            return held.new_zeros(*held.shape[:-1], 0)
         kernel = _kernel(self._old, self._new).to(held.device)  # [n, taps]
-        positions = torch.arange(start, stop, device=held.device)
-        phases = positions % self._new
-        # inputs outside the signal are zero: one zero on either side stands for all of them
-        first = positions * self._old // self._new - self._half - self._tail_start + 1
-        padded = torch.nn.functional.pad(held, (1, 1))
-        for tap in range(kernel.shape[1]):
-            inputs = padded[..., (first + tap).clamp(0, padded.shape[-1] - 1)]
-            output.addcmul_(inputs, kernel[:, tap][phases])
-        return output
+        taps = kernel.shape[1]
+        # Outputs in whole turns of n: every turn takes the same places of its o inputs and of those that follow. What lies outside of start
+        # and stop is cut off again. Turns come last, so that what one output of every turn takes is one stretch of memory.
+        first_turn, turns = start // self._new, -(-stop // self._new) - start // self._new
+        places = torch.arange(self._new, device=held.device) * self._old // self._new
+        followers = (int(places[-1]) + taps - 1) // self._old
+        before = self._tail_start - (first_turn * self._old - self._half)  # inputs outside of the signal are zero
+        after = (turns + followers) * self._old - before - held.shape[-1]
+        by_place = torch.nn.functional.pad(held, (before, after)).unflatten(-1, (turns + followers, self._old)).transpose(-1, -2)
+        seen = torch.cat([by_place[..., index : index + turns] for index in range(followers + 1)], dim=-2)
+        output = held.new_zeros(*held.shape[:-1], self._new, turns)
+        for tap in range(taps):
+            output.addcmul_(seen.index_select(-2, places + tap), kernel[:, tap, None])
+        skipped = start - first_turn * self._new
+        return output.transpose(-1, -2).flatten(-2)[..., skipped : skipped + stop - start].contiguous()
 
 
 def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:

@@ -6,6 +6,7 @@ On a CPU rows do not share matrix products and results have the same bits; where
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,13 +27,17 @@ TOLERANCE = 1e-5
 MODEL = tiny.transformer(num_layers=2)
 
 
+def draw_adaptations(folder: Path, model: Transformer = MODEL) -> list[Adaptation | None]:
+    """None, and some of two random adapters in a folder."""
+    for name, seed in (("a", 1), ("b", 2)):
+        write(folder, name, low_rank(model, seed=seed))
+    store = AdapterStore(folder, model, max_loaded=2)
+    return [None, None, store.select([("a", 1.0)]), store.select([("b", -0.5)]), store.select([("a", 0.3), ("b", 1.0)])]
+
+
 @pytest.fixture(scope="module")
 def adaptations(tmp_path_factory) -> list[Adaptation | None]:
-    folder = tmp_path_factory.mktemp("adapters")
-    for name, seed in (("a", 1), ("b", 2)):
-        write(folder, name, low_rank(MODEL, seed=seed))
-    store = AdapterStore(folder, MODEL, max_loaded=2)
-    return [None, None, store.select([("a", 1.0)]), store.select([("b", -0.5)]), store.select([("a", 0.3), ("b", 1.0)])]
+    return draw_adaptations(tmp_path_factory.mktemp("adapters"))
 
 
 class RecordingSampler(Sampler):
@@ -120,9 +125,9 @@ def sample_in_company(sampler: Sampler, requests: list[SamplingRequest], randoms
     return [songs[index].result for index in range(len(requests))]
 
 
-def assert_invariant(requests: list[SamplingRequest], randoms: random.Random) -> float:
+def assert_invariant(requests: list[SamplingRequest], randoms: random.Random, model: Transformer = MODEL) -> float:
     """Largest difference of a song alone and in company over the larger of 1 and its largest value."""
-    solo, bitwise, shared = RecordingSampler(MODEL), RecordingSampler(MODEL, False), RecordingSampler(MODEL, True)
+    solo, bitwise, shared = RecordingSampler(model), RecordingSampler(model, False), RecordingSampler(model, True)
     alone = [tiny.sample(request, solo)[0] for request in requests]
     for expected, together in zip(alone, sample_in_company(bitwise, requests, randoms), strict=True):
         assert torch.equal(together, expected)

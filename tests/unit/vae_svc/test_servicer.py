@@ -82,6 +82,15 @@ async def test_decode_streams_the_waveform_with_positions(stub, codec, latents):
     assert max(len(response.waveform.data) for response in responses) <= 2**20
 
 
+async def test_several_workers_decode_side_by_side_what_one_does(codec, latents):
+    lengths = (PIECE_LATENTS + 20, 5, 40, PIECE_LATENTS + 20)
+    with ThreadPoolExecutor(max_workers=3) as workers:
+        stub = InProcessStub(servicer(codec, workers))
+        answers = await asyncio.gather(*(decode(stub, request(latents(length))) for length in lengths))
+    for length, answer in zip(lengths, answers, strict=True):
+        assert torch.equal(waveform_of(answer), torch.cat(list(codec.decode(latents(length), 48000)), dim=-1))
+
+
 async def test_decode_takes_a_rate_and_bfloat16(stub, latents):
     (response,) = await decode(stub, request(latents(2).bfloat16(), sample_rate=22050))
     assert (response.sample_rate, response.total_samples) == (22050, 4096)
