@@ -50,6 +50,9 @@ REAL_TIME_FACTOR = Histogram(
 )
 
 BACKLOG_SECONDS = Gauge("acestep_backlog_seconds", "Predicted seconds of work accepted and not finished.", ["stage"])
+ENGINE_PIECE_SECONDS = Gauge(
+    "acestep_engine_piece_seconds", "How long a stage's device has been at the piece of work that it does now; 0: it does none.", ["stage"]
+)
 COST_ERROR = Histogram(
     "acestep_cost_error_ratio",
     "Predicted over measured seconds of a piece of work.",
