@@ -193,7 +193,7 @@ class RunningServer:
             path = environ["PATH_INFO"]
             if path not in (READY_PATH, ALIVE_PATH):
                 return metrics(environ, start_response)
-            complaint = self._complaint() if path == ALIVE_PATH or self._state == "ready" else self._state
+            complaint = self._complaint() if path == ALIVE_PATH else self._state if self._state != "ready" else None
             start_response("200 OK" if complaint is None else "503 Service Unavailable", [("Content-Type", "text/plain; charset=utf-8")])
             return [f"{complaint or 'ok'}\n".encode()]
 

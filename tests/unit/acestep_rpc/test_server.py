@@ -272,21 +272,23 @@ async def test_a_server_that_drains_is_alive_and_not_ready() -> None:
 
 async def test_a_device_that_stands_still_fails_liveness_until_it_gets_on() -> None:
     go_on = threading.Event()
-    with Engine("stuck") as engine:
-        async with running(ServerSettings(metrics_port=0, stuck_seconds=0.01)) as (server, channel):
-            health = health_pb2_grpc.HealthStub(channel)
+    engine = Engine("stuck")
+    async with running(ServerSettings(metrics_port=0, stuck_seconds=0.01)) as (server, channel):
+        health = health_pb2_grpc.HealthStub(channel)
 
-            async def alive() -> bool:
-                return (await health.Check(health_pb2.HealthCheckRequest(service="liveness"))).status == SERVING
+        async def alive() -> bool:
+            return (await health.Check(health_pb2.HealthCheckRequest(service="liveness"))).status == SERVING
 
+        try:
             assert await alive()
-            engine.submit(go_on.wait)
+            engine.submit(go_on.wait, 60)
             waiting = engine.submit(int)  # the queue is nobody's fault
             while await alive():
                 await asyncio.sleep(0.05)
             assert (await probe(server, "/healthz"), await probe(server, "/readyz")) == (503, 200)
+        finally:
             go_on.set()
-            await asyncio.wrap_future(waiting)
-            while not await alive():
-                await asyncio.sleep(0.05)
-            assert await probe(server, "/healthz") == 200
+        await asyncio.wrap_future(waiting)
+        while not await alive():
+            await asyncio.sleep(0.05)
+        assert await probe(server, "/healthz") == 200

@@ -114,13 +114,13 @@ timeoutSeconds: {{ $probes.timeoutSeconds }}
 {{- $ready := dict "root" .root "port" .values.ports.grpc "service" "" "path" "/readyz" -}}
 {{- $alive := dict "root" .root "port" .values.ports.grpc "service" "liveness" "path" "/healthz" -}}
 startupProbe:
-  {{- include "acestep.probe" $ready | nindent 2 }}
+  {{- include "acestep.probe" $ready | trim | nindent 2 }}
   failureThreshold: {{ ceil (divf .values.startupSeconds $probes.periodSeconds) }}
 readinessProbe:
-  {{- include "acestep.probe" $ready | nindent 2 }}
+  {{- include "acestep.probe" $ready | trim | nindent 2 }}
   failureThreshold: 1
 livenessProbe:
-  {{- include "acestep.probe" $alive | nindent 2 }}
+  {{- include "acestep.probe" $alive | trim | nindent 2 }}
   failureThreshold: {{ $probes.livenessFailures }}
 {{- end -}}
 
