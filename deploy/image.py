@@ -41,7 +41,10 @@ IMAGES = {
     "vae": Image("vae_svc", ("acestep_rpc", "vae_svc"), ("vae", "tracing"), checkpoint=True),
     "orchestrator": Image("orchestrator", ("acestep_rpc", "orchestrator"), ("orchestrator", "tracing")),
     "embedded": Image(
-        "orchestrator", ("acestep_rpc", "orchestrator", *_STAGES), ("encoder", "lyrics", "diffusion", "vae", "orchestrator", "tracing"), True
+        "orchestrator",
+        ("acestep_rpc", "orchestrator", *_STAGES),
+        ("encoder", "lyrics", "diffusion", "vae", "orchestrator", "tracing"),
+        True,
     ),
     "cli": Image("clients.cli.main", ("acestep_rpc", "clients"), ("cli",)),
 }

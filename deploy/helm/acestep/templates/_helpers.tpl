@@ -90,16 +90,16 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 - {name: metrics, containerPort: {{ .metrics }}, protocol: TCP}
 {{- end -}}
 
+{{/* Whether gRPC answers probes. Takes {root, tls: whether it is over TLS}. */}}
 {{- define "acestep.grpcProbes" -}}
-{{- if eq .Values.probes.type "auto" -}}
-{{- if semverCompare ">=1.24.0-0" .Capabilities.KubeVersion.Version }}true{{ end -}}
-{{- else if eq .Values.probes.type "grpc" }}true{{ end -}}
+{{- $type := .root.Values.probes.type -}}
+{{- if or (eq $type "grpc") (and (eq $type "auto") (not .tls) (semverCompare ">=1.24.0-0" .root.Capabilities.KubeVersion.Version)) }}true{{ end -}}
 {{- end -}}
 
-{{/* How a probe asks. Takes {root, port: of gRPC, service, path}. */}}
+{{/* How a probe asks. Takes {root, tls, port: of gRPC, service, path}. */}}
 {{- define "acestep.probe" -}}
 {{- $probes := .root.Values.probes -}}
-{{- if include "acestep.grpcProbes" .root }}
+{{- if include "acestep.grpcProbes" . }}
 grpc: {port: {{ .port }}{{ with .service }}, service: {{ . }}{{ end }}}
 {{- else }}
 httpGet: {path: {{ .path }}, port: metrics}
@@ -108,11 +108,11 @@ periodSeconds: {{ $probes.periodSeconds }}
 timeoutSeconds: {{ $probes.timeoutSeconds }}
 {{- end -}}
 
-{{/* Startup: warm. Readiness: admits. Liveness: the device still gets on, however long the queue. Takes {root, values}. */}}
+{{/* Startup: warm. Readiness: admits. Liveness: the device still gets on, however long the queue. Takes {root, values, tls}. */}}
 {{- define "acestep.probes" -}}
 {{- $probes := .root.Values.probes -}}
-{{- $ready := dict "root" .root "port" .values.ports.grpc "service" "" "path" "/readyz" -}}
-{{- $alive := dict "root" .root "port" .values.ports.grpc "service" "liveness" "path" "/healthz" -}}
+{{- $ready := dict "root" .root "tls" .tls "port" .values.ports.grpc "service" "" "path" "/readyz" -}}
+{{- $alive := dict "root" .root "tls" .tls "port" .values.ports.grpc "service" "liveness" "path" "/healthz" -}}
 startupProbe:
   {{- include "acestep.probe" $ready | trim | nindent 2 }}
   failureThreshold: {{ ceil (divf .values.startupSeconds $probes.periodSeconds) }}
@@ -229,5 +229,29 @@ topologySpreadConstraints:
 {{- printf "k8s:///%s/%s:%v" .root.Release.Namespace $service $port -}}
 {{- else -}}
 {{- printf "dns:///%s.%s.svc:%v" $service .root.Release.Namespace $port -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether any stage may have no replica at all. */}}
+{{- define "acestep.scalesToZero" -}}
+{{- range .Values.stages }}{{ if and .autoscaling.enabled (eq (int .autoscaling.minReplicas) 0) }}true{{ end }}{{ end -}}
+{{- end -}}
+
+{{/* Secret with the certificate of a component for calls between the orchestrator and stages. Takes {root, name}. */}}
+{{- define "acestep.stageTlsSecret" -}}
+{{- $tls := .root.Values.tls.stages -}}
+{{- if eq $tls.source "secrets" -}}
+{{- required (printf "tls.stages.secrets.%s must be set when tls.stages.source is secrets" .name) (index $tls.secrets .name) -}}
+{{- else -}}
+{{- include "acestep.componentName" . }}-tls
+{{- end -}}
+{{- end -}}
+
+{{- define "acestep.publicTlsSecret" -}}
+{{- $tls := .Values.tls.public -}}
+{{- if eq $tls.source "secrets" -}}
+{{- required "tls.public.secret must be set when tls.public.source is secrets" $tls.secret -}}
+{{- else -}}
+{{- include "acestep.fullname" . }}-public-tls
 {{- end -}}
 {{- end -}}
