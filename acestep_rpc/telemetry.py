@@ -50,6 +50,9 @@ REAL_TIME_FACTOR = Histogram(
 )
 
 BACKLOG_SECONDS = Gauge("acestep_backlog_seconds", "Predicted seconds of work accepted and not finished.", ["stage"])
+ENGINE_PIECE_SECONDS = Gauge(
+    "acestep_engine_piece_seconds", "How long a stage's device has been at the piece of work that it does now; 0: it does none.", ["stage"]
+)
 COST_ERROR = Histogram(
     "acestep_cost_error_ratio",
     "Predicted over measured seconds of a piece of work.",
@@ -62,7 +65,12 @@ ETA_ERROR = Histogram(
 CANCELLED_DEVICE_SECONDS = Counter("acestep_cancelled_device_seconds", "Device time of requests that did not come to their end.")
 CACHE_LOOKUPS = Counter("acestep_cache_lookups", "Requests that a cache was asked for, by what it answered.", ["cache", "outcome"])
 POOL_REPLICAS = Gauge("acestep_pool_replicas", "Replicas of a stage that the orchestrator knows, by state.", ["stage", "state"])
-POOL_BACKLOG_SECONDS = Gauge("acestep_pool_backlog_seconds", "Predicted seconds of work of all replicas of a stage.", ["stage"])
+POOL_BACKLOG_SECONDS = Gauge(
+    "acestep_pool_backlog_seconds", "Predicted seconds of work that a stage has, and that waits for a replica of it.", ["stage"]
+)
+POOL_UPCOMING_SECONDS = Gauge(
+    "acestep_pool_upcoming_seconds", "Predicted seconds of work that requests under way will soon bring to a stage.", ["stage"]
+)
 STAGE_RETRIES = Counter("acestep_stage_retries", "Calls to a stage that were made again, by reason.", ["stage", "reason"])
 REFUSED = Counter("acestep_refused", "Requests refused for want of room or time, by reason.", ["reason"])
 DEADLINE_MISSED = Counter("acestep_deadline_missed", "Accepted requests that were not done at their deadline.")

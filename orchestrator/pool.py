@@ -23,6 +23,8 @@ from orchestrator.discovery import Endpoints
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.1, 10.0
 """Before an ejected replica is asked again; doubled each time."""
 DESCRIBE_SECONDS = 10.0
+UNPRICED_SECONDS = 1.0
+"""A call that waits where no replica is counts for no less: whoever scales the stage must see it, though nobody can say what it takes."""
 STATES = ("ready", "draining", "ejected")
 
 StubClass = Callable[[grpc.aio.Channel], Any]
@@ -84,7 +86,7 @@ class Replica:
 
 
 class Pool:
-    """Replicas of one stage. It watches them from its first use until `close`.
+    """Replicas of one stage. It watches them from `start`, or its first use, until `close`.
 
     Of two replicas drawn at random, the one with less work gets a call: their reported backlog and what this orchestrator sent since.
     One that fails, or whose status stream breaks, is ejected; it is asked again after a while that grows, and is then on trial. All
@@ -120,6 +122,13 @@ class Pool:
         self._discovering: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._digest = ""
+        self._waiting: set[Call] = set()
+        self._report()
+
+    def start(self) -> None:
+        """Begin to watch the replicas."""
+        if self._discovering is None:
+            self._discovering = asyncio.create_task(self._discover(), context=Context())  # for nobody in particular
 
     def count(self) -> int:
         """Replicas that take work."""
@@ -129,16 +138,33 @@ class Pool:
         """Those that answer, draining ones too."""
         return [replica for replica in self._replicas.values() if replica.state != "ejected"]
 
-    async def wait(self, deadline: float | None) -> None:
+    def loads(self) -> dict[str, float]:
+        """Predicted seconds of work of each replica that answers, by target."""
+        return {replica.target: replica.load_seconds for replica in self.replicas()}
+
+    async def wait(self, deadline: float | None, work_seconds: float = 0.0) -> None:
         """Wait until a replica takes work.
 
         Args:
             deadline: A time.monotonic(), or None.
+            work_seconds: What the work is predicted to take.
         Raises:
             StageUnavailable: None came up in time.
             DeadlineExceeded: The time was up before that.
         """
-        self._start()
+        self.start()
+        if self._eligible():
+            return
+        call = Call(max(work_seconds, UNPRICED_SECONDS))
+        self._waiting.add(call)
+        self._report()
+        try:
+            await self._wait(deadline)
+        finally:
+            self._waiting.discard(call)
+            self._report()
+
+    async def _wait(self, deadline: float | None) -> None:
         seconds = self._ready_seconds if deadline is None else min(self._ready_seconds, deadline - time.monotonic())
         try:
             async with asyncio.timeout(seconds):
@@ -160,7 +186,7 @@ class Pool:
         Raises:
             StageUnavailable: None takes work, or the block raised it: then the replica is ejected.
         """
-        await self.wait(deadline)
+        await self.wait(deadline, seconds)
         eligible = self._eligible()
         drawn = random.sample(eligible, min(2, len(eligible)))
         replica = min(drawn, key=lambda one: one.load_seconds)
@@ -191,10 +217,6 @@ class Pool:
         ready = [one for one in self._replicas.values() if one.state == "ready" and self._admitted[one.target]]
         tried = [one for one in ready if not (one.on_trial and one.calls)]
         return tried or ready
-
-    def _start(self) -> None:
-        if self._discovering is None:
-            self._discovering = asyncio.create_task(self._discover(), context=Context())  # for nobody in particular
 
     async def _discover(self) -> None:
         try:
@@ -295,7 +317,8 @@ class Pool:
     def _report(self) -> None:
         for state in STATES:
             POOL_REPLICAS.labels(self._stage, state).set(sum(one.state == state for one in self._replicas.values()))
-        POOL_BACKLOG_SECONDS.labels(self._stage).set(sum(one.load_seconds for one in self._replicas.values()))
+        waiting = sum(call.seconds for call in self._waiting)
+        POOL_BACKLOG_SECONDS.labels(self._stage).set(waiting + sum(one.load_seconds for one in self._replicas.values()))
 
 
 class PooledStub:

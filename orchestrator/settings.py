@@ -6,7 +6,7 @@ from pathlib import Path
 from acestep_rpc.client_security import ClientSecurity
 from acestep_rpc.settings import ServerSettings, SettingsError
 from acestep_rpc.tls import ClientTls
-from orchestrator.discovery import check_address
+from orchestrator.discovery import check_address, cluster_service
 
 PREFIX = "ACESTEP_ORCHESTRATOR_"
 
@@ -22,6 +22,12 @@ class Settings(ServerSettings):
     """Where the diffusion stage is; see encoder."""
     vae: str = ""
     """Where the vae stage is; see encoder."""
+    stage_wait_seconds: float = 5.0
+    """How long a call waits for a replica where a stage has none. Where stages are scaled to zero: longer than one takes to start."""
+    scale_ahead_seconds: float = 60.0
+    """How far ahead acestep_pool_upcoming_seconds looks: about as long as a new replica takes to start."""
+    pod_deletion_cost: bool = False
+    """Tell Kubernetes which pods of the stages have the least work, for when it scales down: k8s:/// addresses, and leave to patch pods."""
     embedded: bool = False
     """Run the stages in this process."""
     checkpoint: Path | None = None
@@ -99,6 +105,7 @@ class Settings(ServerSettings):
         if self.database_url and self.data is None and not self.store:
             raise SettingsError(f"{PREFIX}STORE or {PREFIX}DATA must be set with {PREFIX}DATABASE_URL: songs must last as long as jobs")
         least = {"concurrent_jobs": 0, "job_attempts": 1, "job_lease_seconds": 1, "retention_seconds": 0, "retention_bytes": 0}
+        least |= {"stage_wait_seconds": 0, "scale_ahead_seconds": 0}
         least |= {"max_requests": 1, "max_backlog_seconds": 0, "max_queued_jobs": 0, "max_queued_job_seconds": 0}
         for name, minimum in (least | {"webhook_attempts": 1, "webhook_retry_seconds": 0}).items():
             if not getattr(self, name) >= minimum:
@@ -143,6 +150,8 @@ class Settings(ServerSettings):
         for name in ("stage_tls_cert", "stage_tls_server_name", "stage_tls_ca"):
             if getattr(self, name) and (self.embedded or self.stage_tls_ca is None):
                 raise SettingsError(f"{PREFIX}{name.upper()} needs stages of their own and {PREFIX}STAGE_TLS_CA")
+        if self.pod_deletion_cost and not any(cluster_service(target) for target in targets.values()):
+            raise SettingsError(f"{PREFIX}POD_DELETION_COST needs a stage at k8s:///namespace/service:port")
         for name, target in targets.items():
             if target:
                 check_address(PREFIX + name, target)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from acestep_rpc.channels import RemoteStub
@@ -47,6 +47,7 @@ class Stages:
         adapters: Gives the stubs of AdapterService of all replicas of encoder and diffusion, by a deadline.
         lyrics: Stub of LyricsService; None: nobody previews lyrics.
         replicas: How many of a stage take work.
+        loads: Predicted seconds of work of a stage's replicas, by target.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Stages:
         adapters: Callable[[float | None], Awaitable[Sequence[Any]]] | None = None,
         lyrics: Any = None,
         replicas: Callable[[str], int] = lambda stage: 1,
+        loads: Callable[[str], Mapping[str, float]] = lambda stage: {},
     ) -> None:
         self._encoder = encoder
         self._diffusion = diffusion
@@ -69,6 +71,8 @@ class Stages:
         self._lyrics = lyrics
         self.replicas = replicas
         """How many replicas of a stage take work."""
+        self.loads = loads
+        """Predicted seconds of work of a stage's replicas, by target; nothing where they are in this process."""
 
     async def adapters(self, deadline: float | None) -> Sequence[Any]:
         """Stubs of AdapterService, of all replicas that hold adapters."""
@@ -168,13 +172,13 @@ class Stages:
 
 
 def connect_stages(encoder: str, diffusion: str, vae: str, ready_seconds: float = 5.0, security: ClientSecurity | None = None) -> Stages:
-    """Stages behind a network.
+    """Stages behind a network, watched from now on.
 
     Args:
         encoder: Where its replicas are, as "127.0.0.1:50051" or whatever `discover` reads; so are the others.
         diffusion: As encoder.
         vae: As encoder.
-        ready_seconds: How long each try of a call waits where no replica takes work, as while it restarts.
+        ready_seconds: How long each try of a call waits where no replica takes work, as while it restarts or is scaled up from nothing.
         security: How to check the stages and what to show them; None: neither.
     """
     addresses = {"encoder": encoder, "diffusion": diffusion, "vae": vae}
@@ -183,6 +187,8 @@ def connect_stages(encoder: str, diffusion: str, vae: str, ready_seconds: float 
         stage: Pool(stage, discover(address, again[stage]), address, ready_seconds, again[stage], security)
         for stage, address in addresses.items()
     }
+    for pool in pools.values():
+        pool.start()
 
     async def adapters(deadline: float | None) -> list[RemoteStub]:
         holders = [pools["encoder"], pools["diffusion"]]
@@ -201,6 +207,7 @@ def connect_stages(encoder: str, diffusion: str, vae: str, ready_seconds: float 
         adapters=adapters,
         lyrics=PooledStub(pools["encoder"], lyrics_pb2_grpc.LyricsServiceStub),
         replicas=lambda stage: pools[stage].count(),
+        loads=lambda stage: pools[stage].loads(),
     )
 
 

@@ -19,6 +19,7 @@ import soundfile
 import torch
 
 from acestep_rpc.admission import Backlog, Memory, Pending
+from acestep_rpc.engine import Engine
 from acestep_rpc.errors import InvalidRequest, ShapeTooLarge, StageError
 from acestep_rpc.server import Registration
 from acestep_rpc.status import LoadStatus
@@ -287,7 +288,7 @@ async def load(settings: Settings) -> Sequence[Registration]:
     vocoder = read_vocoder_config(settings.checkpoint / VOCODER_FOLDER)
     # a vocoder without convolutions leaves those of the DCAE, which are narrow
     dtype = choose_dtype(settings.dtype, device, vocoder.upsample_initial_channel if isinstance(vocoder, VocoderConfig) else 0)
-    worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vae")
+    worker = Engine("vae")
 
     def read() -> tuple[LoadedCodec, CodecCosts, Memory]:
         loaded = load_codec(settings.checkpoint, device, dtype)
