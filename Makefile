@@ -7,7 +7,7 @@ GOLDEN ?= tests/parity/golden
 DEMO := outputs/demo
 export PYTHONWARNINGS ?= default
 
-.PHONY: help setup demo serve test lint format protos conformance bench evaluate docs clean
+.PHONY: help setup demo serve test lint format protos conformance bench evaluate monitoring docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ bench: $(READY)  ## Measure stages and transformer; prints JSON
 
 evaluate: $(READY)  ## Measure how well a checkpoint makes music: make evaluate CHECKPOINT=DIR
 	$(BIN)/python -m benchmarks.quality --checkpoint $(or $(CHECKPOINT),clients/checkpoint) --output outputs/quality
+
+monitoring: $(READY)  ## Write the chart's alerts and dashboards
+	$(BIN)/python deploy/monitoring.py
 
 docs: $(READY)  ## Build the documentation site, links checked: outputs/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

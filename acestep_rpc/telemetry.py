@@ -75,6 +75,13 @@ STAGE_RETRIES = Counter("acestep_stage_retries", "Calls to a stage that were mad
 REFUSED = Counter("acestep_refused", "Requests refused for want of room or time, by reason.", ["reason"])
 DEADLINE_MISSED = Counter("acestep_deadline_missed", "Accepted requests that were not done at their deadline.")
 
+STAGE_FAULTS = Counter(
+    "acestep_stage_faults", "Work that a stage's device did not do, by kind: not_finite, out_of_memory.", ["stage", "kind"]
+)
+CERTIFICATE_EXPIRY = Gauge(
+    "acestep_certificate_expiry_timestamp_seconds", "When the first certificate of a chain in use ends, by whose it is: server, client.", ["role"]
+)
+
 JOBS = Counter("acestep_job_attempts", "Attempts at jobs that ended, by outcome.", ["outcome"])
 WEBHOOKS = Counter("acestep_webhook_calls", "Calls on completion of jobs, by outcome.", ["outcome"])
 

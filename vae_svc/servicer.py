@@ -23,7 +23,7 @@ from acestep_rpc.engine import Engine
 from acestep_rpc.errors import InvalidRequest, ShapeTooLarge, StageError
 from acestep_rpc.server import Registration
 from acestep_rpc.status import LoadStatus
-from acestep_rpc.telemetry import COST_ERROR, REAL_TIME_FACTOR, STAGE_SECONDS, log
+from acestep_rpc.telemetry import COST_ERROR, REAL_TIME_FACTOR, STAGE_FAULTS, STAGE_SECONDS, log
 from acestep_rpc.torch_tensor import pack, unpack
 from acestep_rpc.tracing import annotate
 from acestep_rpc.v1 import stage_pb2, stage_pb2_grpc, vae_pb2, vae_pb2_grpc
@@ -177,6 +177,7 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
         try:
             return await asyncio.get_running_loop().run_in_executor(self._worker, task)
         except torch.OutOfMemoryError as error:
+            STAGE_FAULTS.labels("vae", "out_of_memory").inc()
             raise ShapeTooLarge(str(error), device=str(self._codec.device)) from error
 
 
@@ -216,6 +217,7 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
 def _next_piece(pieces: Iterator[torch.Tensor]) -> torch.Tensor:
     piece = next(pieces)
     if not bool(torch.isfinite(piece).all()):
+        STAGE_FAULTS.labels("vae", "not_finite").inc()
         raise StageError("the decoded waveform is not finite")
     return piece
 
@@ -227,6 +229,7 @@ def _next_step(work: Generator[None, None, torch.Tensor]) -> torch.Tensor | None
     except StopIteration as finished:
         latents: torch.Tensor = finished.value
         if not bool(torch.isfinite(latents).all()):
+            STAGE_FAULTS.labels("vae", "not_finite").inc()
             raise StageError("the encoded latents are not finite") from None
         return latents.cpu()
     return None
