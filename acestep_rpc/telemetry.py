@@ -79,7 +79,7 @@ STAGE_FAULTS = Counter(
     "acestep_stage_faults", "Work that a stage's device did not do, by kind: not_finite, out_of_memory.", ["stage", "kind"]
 )
 CERTIFICATE_EXPIRY = Gauge(
-    "acestep_certificate_expiry_timestamp_seconds", "When the first certificate of a chain in use ends, by whose it is: server, client.", ["role"]
+    "acestep_certificate_expiry_timestamp_seconds", "When the first certificate in use ends, by whose it is: server, client.", ["role"]
 )
 
 JOBS = Counter("acestep_job_attempts", "Attempts at jobs that ended, by outcome.", ["outcome"])
