@@ -7,7 +7,7 @@ GOLDEN ?= tests/parity/golden
 DEMO := outputs/demo
 export PYTHONWARNINGS ?= default
 
-.PHONY: help setup demo serve test lint format protos conformance bench evaluate monitoring docs clean
+.PHONY: help setup demo serve test test-deploy images lint format protos conformance bench evaluate monitoring docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -28,7 +28,13 @@ serve: $(READY)  ## Serve all stages in one process on port 7860; CHECKPOINT=DIR
 	$(BIN)/acestep serve --embedded --port 7860 $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
 test: $(READY)  ## Run every test, parity with the reference included
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --ignore tests/helm
+
+test-deploy: $(READY) $(BIN)/helm  ## Chart and images: rendered, checked against Kubernetes' schemas, linted
+	$(BIN)/python -m pytest -q tests/helm
+
+$(BIN)/helm: $(READY)
+	$(BIN)/python tests/helm/install_tools.py
 
 lint: $(READY)  ## Formatting, lints, types, generated code, contract
 	$(BIN)/ruff format --check .

@@ -76,7 +76,7 @@ class Replica:
     @property
     def load_seconds(self) -> float:
         """Backlog as reported, and the calls that came after the report."""
-        return self.backlog_seconds + sum(call.seconds for call in self.calls if call.begun > self.reported)
+        return self.backlog_seconds + sum(call.seconds for call in list(self.calls) if call.begun > self.reported)
 
     def stub(self, stub_class: StubClass) -> RemoteStub:
         """A stub on its channel, which fails at once where nobody answers."""
@@ -123,7 +123,7 @@ class Pool:
         self._changed = asyncio.Event()
         self._digest = ""
         self._waiting: set[Call] = set()
-        self._report()
+        self._tell_metrics()
 
     def start(self) -> None:
         """Begin to watch the replicas."""
@@ -157,12 +157,10 @@ class Pool:
             return
         call = Call(max(work_seconds, UNPRICED_SECONDS))
         self._waiting.add(call)
-        self._report()
         try:
             await self._wait(deadline)
         finally:
             self._waiting.discard(call)
-            self._report()
 
     async def _wait(self, deadline: float | None) -> None:
         seconds = self._ready_seconds if deadline is None else min(self._ready_seconds, deadline - time.monotonic())
@@ -192,7 +190,6 @@ class Pool:
         replica = min(drawn, key=lambda one: one.load_seconds)
         call = Call(seconds)
         replica.calls.add(call)
-        self._report()
         try:
             yield replica
             replica.on_trial, replica.failures = False, 0
@@ -202,7 +199,6 @@ class Pool:
         finally:
             replica.calls.discard(call)
             self._changed.set()
-            self._report()
 
     async def close(self) -> None:
         """Let go of all replicas."""
@@ -235,7 +231,6 @@ class Pool:
                 for target in self._replicas.keys() - endpoints.keys():
                     self._admitted[target] = False  # it finishes what it has; `_follow` ends when it is gone
                 self._changed.set()
-                self._report()
 
     async def _follow(self, replica: Replica) -> None:
         """Keep in touch with a replica until it is gone for good."""
@@ -254,7 +249,6 @@ class Pool:
             replica.failures += 1
             await asyncio.sleep(backoff * random.uniform(0.5, 1.0))  # noqa: S311
         del self._replicas[replica.target], self._admitted[replica.target], self._tasks[replica.target]
-        self._report()
         await replica.channel.close()
 
     def _fits(self, replica: Replica, description: stage_pb2.DescribeResponse) -> bool:
@@ -298,7 +292,6 @@ class Pool:
         replica.state, replica.fits = ("draining", False) if status.draining else ("ready", True)
         replica.backlog_seconds, replica.reported = status.backlog_seconds, time.monotonic()
         self._changed.set()
-        self._report()
 
     def _suspect(self, replica: Replica, reason: str) -> None:
         """A call failed: whoever drains said so, all others are ejected."""
@@ -312,13 +305,20 @@ class Pool:
         replica.state, replica.on_trial, replica.fits, replica.complaint = "ejected", True, False, reason
         self._again.set()
         replica.backlog_seconds = 0.0
-        self._report()
 
-    def _report(self) -> None:
+    def _tell_metrics(self) -> None:
+        """Counted when somebody asks, in the thread of the metrics: replicas report too often for a sum each. Copies take one step."""
+
+        def count(state: str) -> float:
+            return sum(one.state == state for one in list(self._replicas.values()))
+
+        def backlog() -> float:
+            waiting = sum(call.seconds for call in list(self._waiting))
+            return waiting + sum(one.load_seconds for one in list(self._replicas.values()))
+
         for state in STATES:
-            POOL_REPLICAS.labels(self._stage, state).set(sum(one.state == state for one in self._replicas.values()))
-        waiting = sum(call.seconds for call in self._waiting)
-        POOL_BACKLOG_SECONDS.labels(self._stage).set(waiting + sum(one.load_seconds for one in self._replicas.values()))
+            POOL_REPLICAS.labels(self._stage, state).set_function(functools.partial(count, state))
+        POOL_BACKLOG_SECONDS.labels(self._stage).set_function(backlog)
 
 
 class PooledStub:
