@@ -7,7 +7,7 @@ GOLDEN ?= tests/parity/golden
 DEMO := outputs/demo
 export PYTHONWARNINGS ?= default
 
-.PHONY: help setup demo serve test lint format protos conformance bench endurance evaluate docs clean
+.PHONY: help setup demo serve test test-deploy images lint format protos conformance bench endurance evaluate monitoring docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -28,7 +28,13 @@ serve: $(READY)  ## Serve all stages in one process on port 7860; CHECKPOINT=DIR
 	$(BIN)/acestep serve --embedded --port 7860 $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
 test: $(READY)  ## Run every test, parity with the reference included
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --ignore tests/helm
+
+test-deploy: $(READY) $(BIN)/helm  ## Chart and images: rendered, checked against Kubernetes' schemas, linted
+	$(BIN)/python -m pytest -q tests/helm
+
+$(BIN)/helm: $(READY)
+	$(BIN)/python tests/helm/install_tools.py
 
 lint: $(READY)  ## Formatting, lints, types, generated code, contract
 	$(BIN)/ruff format --check .
@@ -54,6 +60,9 @@ endurance: $(READY)  ## Prove what only time and load can break, on real servers
 
 evaluate: $(READY)  ## Measure how well a checkpoint makes music: make evaluate CHECKPOINT=DIR
 	$(BIN)/python -m benchmarks.quality --checkpoint $(or $(CHECKPOINT),clients/checkpoint) --output outputs/quality
+
+monitoring: $(READY)  ## Write the chart's alerts and dashboards
+	$(BIN)/python deploy/monitoring.py
 
 docs: $(READY)  ## Build the documentation site, links checked: outputs/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

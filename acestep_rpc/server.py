@@ -7,7 +7,8 @@ import json
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 from prometheus_client import start_http_server
 
+from acestep_rpc.engine import longest_piece_seconds
 from acestep_rpc.errors import AcestepError, InvalidRequest, Overloaded, StageUnavailable, Unimplemented, to_status
 from acestep_rpc.settings import ServerSettings
 from acestep_rpc.telemetry import EVENT_LOOP_TASKS, configure_logging, log, observe_call
@@ -41,6 +43,13 @@ MAX_STREAMS_PER_CONNECTION = 256
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 """Trailing metadata that tells clients with a retry policy how long to wait."""
 
+LIVENESS = "liveness"
+"""Service name of the health check that says whether the device still gets on, however long the queue and while the server drains."""
+READY_PATH, ALIVE_PATH = "/readyz", "/healthz"
+"""On the metrics port: whether the server admits calls, and what LIVENESS says. For probes that cannot speak gRPC over TLS."""
+
+_BEAT_SECONDS = 1.0
+_LOOP_SECONDS = 30.0  # an event loop that stood still for so long serves nobody
 _FLUSH_SECONDS = 0.5  # after the last call ended: its last bytes, and the health watchers that never end by themselves
 
 _OPTIONS = (
@@ -90,6 +99,9 @@ class RunningServer:
         self._gate = _Gate(settings.max_concurrent_calls, settings.tls_allowed_clients, guard)
         self._registrations: Sequence[Registration] = ()
         self._health = health.aio.HealthServicer()
+        self._state = "loading"
+        self._beat_at = time.monotonic()
+        self._beating: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(interceptors=(self._gate,), options=(*_OPTIONS, *_connection_age(settings)))
         address = f"{settings.host}:{settings.port}"
         try:
@@ -111,6 +123,7 @@ class RunningServer:
             except OSError as error:
                 raise ServerError(f"cannot serve metrics on {settings.host}:{settings.metrics_port}: {error}") from error
             self.metrics_port = self._metrics[0].server_port
+            self._metrics[0].set_app(self._answer_probes(self._metrics[0].get_app()))
 
     async def start(self, registrations: Sequence[Registration]) -> None:
         """Serve the registrations beside health and reflection, then write the ready file."""
@@ -121,9 +134,11 @@ class RunningServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = [registration.full_name for registration in registrations]
         reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
         loop = asyncio.get_running_loop()
         EVENT_LOOP_TASKS.set_function(lambda: len(asyncio.all_tasks(loop)))
+        self._state, self._beating = "ready", asyncio.create_task(self._beat())
         if self._settings.ready_file is not None:
             _write_ready_file(self._settings.ready_file, {"port": self.port, "metrics_port": self.metrics_port})
         log("serving", services=names, host=self._settings.host, port=self.port, metrics_port=self.metrics_port)
@@ -133,7 +148,9 @@ class RunningServer:
         log("draining", running_calls=self._gate.running, drain_seconds=drain_seconds)
         if self._settings.ready_file is not None:
             self._settings.ready_file.unlink(missing_ok=True)
-        await self._health.enter_graceful_shutdown()
+        for name in ("", *(registration.full_name for registration in self._registrations)):
+            await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._state = "draining"
         self._gate.draining = True
         for registration in self._registrations:
             if registration.drain is not None:
@@ -142,11 +159,49 @@ class RunningServer:
             await asyncio.wait_for(self._gate.idle.wait(), drain_seconds)
         log("stopped", cancelled_calls=self._gate.running)
         await self._server.stop(_FLUSH_SECONDS)
+        if self._beating is not None:
+            self._beating.cancel()
+            await asyncio.gather(self._beating, return_exceptions=True)
         if self._metrics is not None:
             metrics_server, metrics_thread = self._metrics
             await asyncio.to_thread(metrics_server.shutdown)
             metrics_server.server_close()
             metrics_thread.join()
+
+    async def _beat(self) -> None:
+        """Say again and again that the event loop runs, and whether the device gets on."""
+        was_alive = True
+        while True:
+            self._beat_at = time.monotonic()
+            if (alive := self._complaint() is None) != was_alive:
+                log("liveness_changed", level=logging.INFO if alive else logging.ERROR, reason=self._complaint())
+                status = health_pb2.HealthCheckResponse.SERVING if alive else health_pb2.HealthCheckResponse.NOT_SERVING
+                await self._health.set(LIVENESS, status)
+                was_alive = alive
+            await asyncio.sleep(_BEAT_SECONDS)
+
+    def _complaint(self) -> str | None:
+        """Why this server should be restarted; None: it should not. Safe in any thread."""
+        if self._beating is None:
+            return None  # weights may take as long as they take: whoever watches the start has a limit of its own
+        if (seconds := time.monotonic() - self._beat_at) > _LOOP_SECONDS:
+            return f"the event loop stands still for {seconds:.0f} s"
+        if 0 < self._settings.stuck_seconds < (seconds := longest_piece_seconds()):
+            return f"the device has been at one piece of work for {seconds:.0f} s"
+        return None
+
+    def _answer_probes(self, metrics: Callable[[Any, Any], Iterable[bytes]]) -> Callable[[Any, Any], Iterable[bytes]]:
+        """The WSGI application of the metrics, with the paths of probes."""
+
+        def answer(environ: Any, start_response: Any) -> Iterable[bytes]:
+            path = environ["PATH_INFO"]
+            if path not in (READY_PATH, ALIVE_PATH):
+                return metrics(environ, start_response)
+            complaint = self._complaint() if path == ALIVE_PATH else self._state if self._state != "ready" else None
+            start_response("200 OK" if complaint is None else "503 Service Unavailable", [("Content-Type", "text/plain; charset=utf-8")])
+            return [f"{complaint or 'ok'}\n".encode()]
+
+        return answer
 
 
 async def serve(

@@ -25,6 +25,8 @@ class ServerSettings:
     """Port of the Prometheus metrics, on the same host; 0 picks a free one, -1 serves none."""
     drain_seconds: float = 30.0
     """How long running requests may take after SIGTERM."""
+    stuck_seconds: float = 600.0
+    """A device that is at one piece of work for longer is stuck: liveness fails, so that whoever watches restarts the server. 0: never."""
     ready_file: Path | None = None
     """File that receives {"port": ..., "metrics_port": ...} once the server admits requests."""
     tls_cert: Path | None = None

@@ -56,6 +56,9 @@ FIRST_PREVIEW_SECONDS = Histogram("acestep_first_preview_seconds", "Time from a 
 PREVIEWS = Counter("acestep_previews", "Previews of unfinished songs, by what became of them.", ["outcome"])
 
 BACKLOG_SECONDS = Gauge("acestep_backlog_seconds", "Predicted seconds of work accepted and not finished.", ["stage"])
+ENGINE_PIECE_SECONDS = Gauge(
+    "acestep_engine_piece_seconds", "How long a stage's device has been at the piece of work that it does now; 0: it does none.", ["stage"]
+)
 COST_ERROR = Histogram(
     "acestep_cost_error_ratio",
     "Predicted over measured seconds of a piece of work.",
@@ -70,7 +73,12 @@ HELD_MEMORY = Gauge("acestep_held_memory_bytes", "Memory of a device that reques
 CANCELLED_DEVICE_SECONDS = Counter("acestep_cancelled_device_seconds", "Device time of requests that did not come to their end.")
 CACHE_LOOKUPS = Counter("acestep_cache_lookups", "Requests that a cache was asked for, by what it answered.", ["cache", "outcome"])
 POOL_REPLICAS = Gauge("acestep_pool_replicas", "Replicas of a stage that the orchestrator knows, by state.", ["stage", "state"])
-POOL_BACKLOG_SECONDS = Gauge("acestep_pool_backlog_seconds", "Predicted seconds of work of all replicas of a stage.", ["stage"])
+POOL_BACKLOG_SECONDS = Gauge(
+    "acestep_pool_backlog_seconds", "Predicted seconds of work that a stage has, and that waits for a replica of it.", ["stage"]
+)
+POOL_UPCOMING_SECONDS = Gauge(
+    "acestep_pool_upcoming_seconds", "Predicted seconds of work that requests under way will soon bring to a stage.", ["stage"]
+)
 STAGE_RETRIES = Counter("acestep_stage_retries", "Calls to a stage that were made again, by reason.", ["stage", "reason"])
 REFUSED = Counter("acestep_refused", "Requests refused for want of room or time, by reason.", ["reason"])
 DEADLINE_MISSED = Counter("acestep_deadline_missed", "Accepted requests that were not done at their deadline.")
@@ -80,6 +88,12 @@ SNAPSHOTS = Counter("acestep_snapshots", "Snapshots of requests of sampling, by 
 SNAPSHOT_BYTES = Histogram("acestep_snapshot_bytes", "Size of a snapshot that was sent.", buckets=[4**n * 1024 for n in range(3, 9)])
 SAMPLING_RESUMED = Counter("acestep_sampling_resumed", "Requests of sampling that went on elsewhere, by reason.", ["reason"])
 SNAPSHOTS_KEPT_BYTES = Gauge("acestep_snapshots_kept_bytes", "Size of the snapshots that the orchestrator keeps of running requests.")
+STAGE_FAULTS = Counter(
+    "acestep_stage_faults", "Work that a stage's device did not do, by kind: not_finite, out_of_memory.", ["stage", "kind"]
+)
+CERTIFICATE_EXPIRY = Gauge(
+    "acestep_certificate_expiry_timestamp_seconds", "When the first certificate in use ends, by whose it is: server, client.", ["role"]
+)
 
 JOBS = Counter("acestep_job_attempts", "Attempts at jobs that ended, by outcome.", ["outcome"])
 WEBHOOKS = Counter("acestep_webhook_calls", "Calls on completion of jobs, by outcome.", ["outcome"])

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import grpc
+from cryptography import x509
 
 from acestep_rpc.errors import PermissionDenied
+from acestep_rpc.telemetry import CERTIFICATE_EXPIRY
 from acestep_rpc.watched_files import WatchedFiles
 
 SYSTEM = Path("system")
@@ -57,7 +59,7 @@ def server_credentials(tls: ServerTls) -> grpc.ServerCredentials:
     paths = [tls.cert, tls.key, *([tls.client_ca] if tls.client_ca else [])]
 
     def read() -> grpc.ServerCertificateConfiguration:
-        pair, authorities = _pair(tls.cert, tls.key), _authorities(tls.client_ca) if tls.client_ca else None
+        pair, authorities = _pair(tls.cert, tls.key, "server"), _authorities(tls.client_ca) if tls.client_ca else None
         return grpc.ssl_server_certificate_configuration([pair], authorities)
 
     files = WatchedFiles(paths, read)
@@ -85,7 +87,7 @@ def watch_client(tls: ClientTls) -> WatchedFiles[grpc.ChannelCredentials]:
 
     def read() -> grpc.ChannelCredentials:
         authorities = _authorities(tls.ca) if tls.ca != SYSTEM else None
-        key, chain = _pair(tls.cert, tls.key) if tls.cert and tls.key else (None, None)
+        key, chain = _pair(tls.cert, tls.key, "client") if tls.cert and tls.key else (None, None)
         return grpc.ssl_channel_credentials(authorities, key, chain)
 
     return WatchedFiles([path for path in (tls.ca, tls.cert, tls.key) if path and path != SYSTEM], read)
@@ -110,13 +112,15 @@ def check_client(context: Peer, allowed: Iterable[str]) -> None:
         raise PermissionDenied("the client's certificate has no name that is let in here")
 
 
-def _pair(cert: Path, key: Path) -> tuple[bytes, bytes]:
+def _pair(cert: Path, key: Path, role: str) -> tuple[bytes, bytes]:
     """Key and certificate, checked: gRPC itself would only fail in the handshakes."""
     content = key.read_bytes(), cert.read_bytes()
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=_no_password)
     except ssl.SSLError as error:
         raise ValueError(f"{cert} and {key} are no certificate with its key: {error.reason or error}") from error
+    ends = min(certificate.not_valid_after_utc for certificate in x509.load_pem_x509_certificates(content[1]))
+    CERTIFICATE_EXPIRY.labels(role).set(ends.timestamp())
     return content
 
 

@@ -211,10 +211,11 @@ class Simulation:
             count = max(-(-request.frames // PIECE_FRAMES), 1)
             return [song / count] * (count * len(request.planned.seeds))
 
+        self.new_sampler: Callable[[], Forwards] = lambda: Forwards(self.clock, forward, size, self._decode)
         encoders, samplers, decoders = self.replicas
         self.pools: list[list[Turns] | list[Forwards]] = [
             [Turns(self.clock, 0, lambda request: [request.prediction.alone[0]], self._sample) for _ in range(encoders)],
-            [Forwards(self.clock, forward, size, self._decode) for _ in range(samplers)],
+            [self.new_sampler() for _ in range(samplers)],
             [Turns(self.clock, 2, decode_pieces, self._complete) for _ in range(decoders)],
         ]
 
@@ -247,16 +248,19 @@ class Simulation:
         return sum(replica.busy_seconds for replica in pool) / (len(pool) * self.clock.now) if self.clock.now else 0.0
 
     def _arrive(self, request: Request) -> None:
-        others = [
-            other.admitted for other in self.requests if not other.outcome and other.arrival <= self.clock.now and other is not request
-        ]
-        wait = wait_seconds(request.planned.priority, request.prediction.load, others, self.replicas, request.deadline)
-        if self.refuse and self.clock.now + wait + sum(request.prediction.alone) > request.deadline:
+        if self.refuse and self._is_too_late(request):
             self._end(request, "refused")
             return
         if request.deadline < float("inf"):
             self.clock.after(request.deadline - self.clock.now, lambda: self._end(request, "missed"))
         self._less_loaded(0).take(request)
+
+    def _is_too_late(self, request: Request) -> bool:
+        others = [
+            other.admitted for other in self.requests if not other.outcome and other.arrival <= self.clock.now and other is not request
+        ]
+        wait = wait_seconds(request.planned.priority, request.prediction.load, others, self.replicas, request.deadline)
+        return self.clock.now + wait + sum(request.prediction.alone) > request.deadline
 
     def _sample(self, request: Request) -> None:
         self._less_loaded(1).take(request)

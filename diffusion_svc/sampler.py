@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from acestep_rpc.errors import AcestepError, ShapeTooLarge, StageError
+from acestep_rpc.telemetry import STAGE_FAULTS
 from acestep_rpc.work import NOTHING, Work, totals_left
 from diffusion_svc.adapters import Adaptation
 from diffusion_svc.branch_prompts import BranchPrompt, branch_prompts
@@ -216,6 +217,7 @@ class Sampler:
         try:
             contexts = self._project(request)
         except torch.OutOfMemoryError as error:
+            STAGE_FAULTS.labels("diffusion", "out_of_memory").inc()
             raise ShapeTooLarge(f"the conditions do not fit: {error}", device=str(self.model.device)) from error
         adaptation = request.adaptation
         modulations = self._modulate(schedule.timesteps, adaptation)
@@ -279,6 +281,7 @@ class Sampler:
         try:
             velocities = self.model(rows, self._share_products)
         except torch.OutOfMemoryError as error:
+            STAGE_FAULTS.labels("diffusion", "out_of_memory").inc()
             if len(songs) > 1:
                 return self.tick(songs[: len(songs) // 2]) + self.tick(songs[len(songs) // 2 :])
             self._end(songs[0], self._too_large(songs[0], error))
@@ -303,6 +306,8 @@ class Sampler:
         except StopIteration as stop:
             latents: Tensor = stop.value
             finite = bool(torch.isfinite(latents).all())
+            if not finite:
+                STAGE_FAULTS.labels("diffusion", "not_finite").inc()
             self._end(song, latents.cpu() if finite else StageError("the sampled latents are not finite"))
 
     def _end(self, song: Song, result: Tensor | AcestepError) -> None:

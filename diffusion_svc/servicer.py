@@ -16,6 +16,7 @@ import torch
 from acestep_rpc import adapter_service
 from acestep_rpc.admission import Memory
 from acestep_rpc.cost import CostModel
+from acestep_rpc.engine import Engine
 from acestep_rpc.errors import InvalidRequest, ShapeTooLarge
 from acestep_rpc.server import Registration
 from acestep_rpc.status import LoadStatus
@@ -200,7 +201,7 @@ async def load(settings: Settings) -> Sequence[Registration]:
     """Load the weights in the stage's worker thread and build its services."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="diffusion")
+    worker = Engine("diffusion")
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from acestep_rpc.errors import StageError
-from acestep_rpc.telemetry import CACHE_LOOKUPS
+from acestep_rpc.telemetry import CACHE_LOOKUPS, STAGE_FAULTS
 from encoder_svc import weights
 from encoder_svc.adapters import Adaptation
 from encoder_svc.cache import BoundedCache
@@ -121,6 +121,7 @@ class PromptEncoder:
         conditioning = self._encode(text_ids, lyric_ids, null_condition, adaptation.updates if adaptation else None, negative_ids)
         self.num_encoded += 1
         if not all(bool(tensor.isfinite().all()) for tensor in conditioning.tensors()):
+            STAGE_FAULTS.labels("encoder", "not_finite").inc()
             raise StageError("the encoder produced states that are not finite")
         self._cache.put(key, conditioning, sum(tensor.nbytes for tensor in conditioning.tensors()))
         return conditioning

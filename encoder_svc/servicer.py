@@ -14,6 +14,7 @@ import torch
 
 from acestep_rpc import adapter_service, telemetry
 from acestep_rpc.admission import Backlog
+from acestep_rpc.engine import Engine
 from acestep_rpc.errors import InvalidRequest
 from acestep_rpc.server import Registration
 from acestep_rpc.status import LoadStatus
@@ -203,7 +204,7 @@ async def load(settings: Settings) -> Sequence[Registration]:
         CheckpointError: The checkpoint does not fit.
         AdapterError: The adapter store does not exist.
     """
-    worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
+    worker = Engine("encoder")
     encoder, lyric_tokenizer, digest, adapters, costs = await asyncio.get_running_loop().run_in_executor(worker, _load, settings)
     backlog = Backlog("encoder", settings.max_requests)
     stage = StageServicer(encoder, lyric_tokenizer, digest, adapters, costs, backlog)

@@ -1,5 +1,6 @@
 """Serve the orchestrator: python -m orchestrator."""
 
+import asyncio
 import logging
 import os
 import sys
@@ -16,6 +17,7 @@ from acestep_rpc.telemetry import log
 from acestep_rpc.v1 import adapter_pb2_grpc, lyrics_pb2_grpc, music_pb2_grpc
 from orchestrator.adapters import AdapterServicer
 from orchestrator.assets import AssetStore
+from orchestrator.deletion_cost import DeletionCosts
 from orchestrator.jobs.database import open_database
 from orchestrator.jobs.operations import OperationsServicer
 from orchestrator.jobs.service import Jobs
@@ -34,7 +36,7 @@ async def _stages(settings: Settings) -> Stages:
                 settings.encoder,
                 settings.diffusion,
                 settings.vae,
-                ready_seconds=settings.replica_wait_seconds,
+                ready_seconds=settings.stage_wait_seconds,
                 security=settings.stage_security,
                 snapshot_seconds=settings.snapshot_seconds,
                 max_snapshot_bytes=settings.max_snapshot_bytes,
@@ -60,6 +62,7 @@ class _Orchestrator:
         self._data = data
         self._jobs: Jobs | None = None
         self._guard: Guard | None = None
+        self._costs: asyncio.Task[None] | None = None
 
     async def build(self) -> Sequence[Registration]:
         settings = self._settings
@@ -70,6 +73,9 @@ class _Orchestrator:
         if settings.authentication and settings.tls is None and settings.host not in ("127.0.0.1", "::1", "localhost"):
             log("credentials_in_plain_text", level=logging.WARNING, setting=f"{PREFIX}TLS_CERT")
         stages = await _stages(settings)
+        if settings.pod_deletion_cost:
+            addresses = {"encoder": settings.encoder, "diffusion": settings.diffusion, "vae": settings.vae}
+            self._costs = asyncio.create_task(DeletionCosts(addresses, stages.loads).run())
         self._data.mkdir(parents=True, exist_ok=True)
         database = await open_database(settings.database_url or f"sqlite:///{self._data / 'jobs.sqlite'}")
         self._guard = open_guard(settings, database)
@@ -93,6 +99,8 @@ class _Orchestrator:
         await self._jobs.stop()
 
     async def close(self) -> None:
+        if self._costs is not None:
+            self._costs.cancel()
         assert self._jobs is not None
         await self._jobs.close()
 

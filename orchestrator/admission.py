@@ -8,6 +8,7 @@ later) is learned as one factor, from how long requests took in the end.
 
 import asyncio
 import contextlib
+import functools
 import math
 import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ from google.protobuf import timestamp_pb2
 from acestep_rpc.admission import SHORTEST_RETRY_SECONDS
 from acestep_rpc.cost import CostModel
 from acestep_rpc.errors import DeadlineExceeded, Overloaded
-from acestep_rpc.telemetry import BACKLOG_SECONDS, DEADLINE_MISSED, ETA_ERROR, REFUSED
+from acestep_rpc.telemetry import BACKLOG_SECONDS, DEADLINE_MISSED, ETA_ERROR, POOL_UPCOMING_SECONDS, REFUSED
 from acestep_rpc.v1 import music_pb2, stage_pb2
 from orchestrator.plan import Plan
 from orchestrator.predictions import Prediction, predict_plan
@@ -61,6 +62,8 @@ class Admitted:
         ends_at: A time.monotonic(), as estimated at the start; None: unknown.
         deadline: When its caller gives up; math.inf: never.
         completed_at: When it came to its end, read or not; None: it has not.
+        stage: Where it is.
+        sampled_at: When its samples should be done, at the pace of its steps so far; None: unknown.
     """
 
     priority: int
@@ -69,6 +72,8 @@ class Admitted:
     deadline: float = math.inf
     completed_at: float | None = None
     left: list[float] = field(init=False)
+    stage: int = 0
+    sampled_at: float | None = None
 
     def __post_init__(self) -> None:
         self.left = list(self.load)
@@ -81,11 +86,27 @@ class Admitted:
             case "progress" if (stage := _PROGRESS_OF.get(event.progress.stage)) is not None and event.progress.total:
                 self.left[:stage] = [0.0] * stage
                 self.left[stage] = self.load[stage] * (1 - event.progress.step / event.progress.total)
+                self.stage = stage
+                if stage == 1 and event.progress.step:
+                    self.sampled_at = time.monotonic() + event.progress.eta.ToTimedelta().total_seconds()
             case "completed":
                 self.left = [0.0] * len(self.left)
                 self.completed_at = time.monotonic()
                 if self.ends_at is not None:
                     ETA_ERROR.observe(abs(time.monotonic() - self.ends_at))
+
+    def seconds_until(self, stage: int) -> float:
+        """When it should come to a stage; 0: it is there, or was."""
+        if self.stage >= stage:
+            return 0.0
+        if self.stage == 1 and self.sampled_at is not None:
+            return max(self.sampled_at - time.monotonic(), 0.0)
+        return sum(self.left[self.stage : stage])
+
+
+def upcoming_seconds(stage: int, requests: Iterable[Admitted], ahead_seconds: float) -> float:
+    """Work that requests will bring to a stage within so many seconds."""
+    return sum(one.left[stage] for one in requests if one.stage < stage and one.seconds_until(stage) <= ahead_seconds)
 
 
 def wait_seconds(
@@ -116,9 +137,10 @@ class Admission:
         stages: Who will do the work.
         max_requests: Requests under way; one more is refused.
         max_backlog_seconds: A request that would wait longer is refused.
+        scale_ahead_seconds: How far ahead the metric of upcoming work looks.
     """
 
-    def __init__(self, stages: Stages, max_requests: int, max_backlog_seconds: float) -> None:
+    def __init__(self, stages: Stages, max_requests: int, max_backlog_seconds: float, scale_ahead_seconds: float = 60.0) -> None:
         self.facts = StageFacts(stages, self._note)
         """What the stages last said of themselves."""
         self._foreign_seconds, self._noted_at = 0.0, -math.inf
@@ -127,6 +149,10 @@ class Admission:
         self._replicas = stages.replicas
         self._under_way: set[Admitted] = set()
         self._pace = CostModel([({"seconds": 1.0}, 1.0)])
+        for index, stage in enumerate(STAGES):
+            # asked in the thread of the metrics: the copy is made in one step
+            ahead = functools.partial(lambda index: upcoming_seconds(index, list(self._under_way), scale_ahead_seconds), index)
+            POOL_UPCOMING_SECONDS.labels(stage).set_function(ahead)
 
     def estimate(
         self, plan: Plan, source_frames: int, descriptions: Sequence[stage_pb2.DescribeResponse], deadline: float | None = None

@@ -46,9 +46,15 @@ def discover(address: str, again: asyncio.Event | None = None) -> AsyncGenerator
     """
     if name := _DNS.fullmatch(address):
         return resolved(name[1], int(name[2]), again=again)
-    if service := _CLUSTER.fullmatch(address):
-        return endpoint_slices(service[1], service[2], int(service[3]), _cluster(), again)
+    if service := cluster_service(address):
+        return endpoint_slices(*service, client.DiscoveryV1Api(open_cluster()), again)
     return _listed(address)
+
+
+def cluster_service(address: str) -> tuple[str, str, int] | None:
+    """Namespace, name and port of a Kubernetes service; None: the address is something else."""
+    service = _CLUSTER.fullmatch(address)
+    return None if service is None else (service[1], service[2], int(service[3]))
 
 
 async def _listed(address: str) -> AsyncGenerator[Endpoints]:
@@ -91,7 +97,7 @@ async def resolved(
     again = asyncio.Event() if again is None else again
     while True:
         try:
-            endpoints = dict.fromkeys(sorted(_target(address, port) for address in await resolve(name, port)), True)
+            endpoints = dict.fromkeys(sorted(target_of(address, port) for address in await resolve(name, port)), True)
         except OSError as error:
             unknown = isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME
             log("name_not_resolved", name=name, reason=str(error))
@@ -106,12 +112,17 @@ async def resolved(
         again.clear()
 
 
-def _target(address: str, port: int) -> str:
+def target_of(address: str, port: int) -> str:
+    """What a replica with this address is called."""
     return f"[{address}]:{port}" if ipaddress.ip_address(address.partition("%")[0]).version == 6 else f"{address}:{port}"
 
 
-def _cluster() -> client.DiscoveryV1Api:
-    """The API server of the cluster that this program runs in, or of the user's configuration."""
+def open_cluster() -> client.ApiClient:
+    """The API server of the cluster that this program runs in, or of the user's configuration.
+
+    Raises:
+        SettingsError: There is none.
+    """
     try:
         config.load_incluster_config()  # type: ignore[no-untyped-call]  # the client has no types here
     except config.ConfigException:
@@ -119,7 +130,7 @@ def _cluster() -> client.DiscoveryV1Api:
             config.load_kube_config()  # type: ignore[no-untyped-call]
         except config.ConfigException as error:
             raise SettingsError(f"k8s:/// needs a cluster: {error}") from error
-    return client.DiscoveryV1Api()
+    return client.ApiClient()
 
 
 async def endpoint_slices(
@@ -221,7 +232,7 @@ class _SliceWatcher:
                 ready = conditions is None or conditions.ready is not False
                 finishing = conditions is not None and conditions.terminating is True and conditions.serving is not False
                 if ready or finishing:
-                    endpoints |= {_target(address, self._port): ready and not finishing for address in endpoint.addresses}
+                    endpoints |= {target_of(address, self._port): ready and not finishing for address in endpoint.addresses}
         self._tell(dict(sorted(endpoints.items())))
 
     def _pause(self, delay: float, error: Exception) -> float:

@@ -23,6 +23,8 @@ from orchestrator.discovery import Endpoints
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.1, 10.0
 """Before an ejected replica is asked again; doubled each time."""
 DESCRIBE_SECONDS = 10.0
+UNPRICED_SECONDS = 1.0
+"""A call that waits where no replica is counts for no less: whoever scales the stage must see it, though nobody can say what it takes."""
 STATES = ("ready", "draining", "ejected")
 
 StubClass = Callable[[grpc.aio.Channel], Any]
@@ -74,7 +76,7 @@ class Replica:
     @property
     def load_seconds(self) -> float:
         """Backlog as reported, and the calls that came after the report."""
-        return self.backlog_seconds + sum(call.seconds for call in self.calls if call.begun > self.reported)
+        return self.backlog_seconds + sum(call.seconds for call in list(self.calls) if call.begun > self.reported)
 
     def stub(self, stub_class: StubClass) -> RemoteStub:
         """A stub on its channel, which fails at once where nobody answers."""
@@ -84,7 +86,7 @@ class Replica:
 
 
 class Pool:
-    """Replicas of one stage. It watches them from its first use until `close`.
+    """Replicas of one stage. It watches them from `start`, or its first use, until `close`.
 
     Of two replicas drawn at random, the one with less work gets a call: their reported backlog and what this orchestrator sent since.
     One that fails, or whose status stream breaks, is ejected; it is asked again after a while that grows, and is then on trial. All
@@ -120,6 +122,13 @@ class Pool:
         self._discovering: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._digest = ""
+        self._waiting: set[Call] = set()
+        self._tell_metrics()
+
+    def start(self) -> None:
+        """Begin to watch the replicas."""
+        if self._discovering is None:
+            self._discovering = asyncio.create_task(self._discover(), context=Context())  # for nobody in particular
 
     def count(self) -> int:
         """Replicas that take work."""
@@ -129,16 +138,31 @@ class Pool:
         """Those that answer, draining ones too."""
         return [replica for replica in self._replicas.values() if replica.state != "ejected"]
 
-    async def wait(self, deadline: float | None) -> None:
+    def loads(self) -> dict[str, float]:
+        """Predicted seconds of work of each replica that answers, by target."""
+        return {replica.target: replica.load_seconds for replica in self.replicas()}
+
+    async def wait(self, deadline: float | None, work_seconds: float = 0.0) -> None:
         """Wait until a replica takes work.
 
         Args:
             deadline: A time.monotonic(), or None.
+            work_seconds: What the work is predicted to take.
         Raises:
             StageUnavailable: None came up in time.
             DeadlineExceeded: The time was up before that.
         """
-        self._start()
+        self.start()
+        if self._eligible():
+            return
+        call = Call(max(work_seconds, UNPRICED_SECONDS))
+        self._waiting.add(call)
+        try:
+            await self._wait(deadline)
+        finally:
+            self._waiting.discard(call)
+
+    async def _wait(self, deadline: float | None) -> None:
         seconds = self._ready_seconds if deadline is None else min(self._ready_seconds, deadline - time.monotonic())
         try:
             async with asyncio.timeout(seconds):
@@ -160,13 +184,12 @@ class Pool:
         Raises:
             StageUnavailable: None takes work, or the block raised it: then the replica is ejected.
         """
-        await self.wait(deadline)
+        await self.wait(deadline, seconds)
         eligible = self._eligible()
         drawn = random.sample(eligible, min(2, len(eligible)))
         replica = min(drawn, key=lambda one: one.load_seconds)
         call = Call(seconds)
         replica.calls.add(call)
-        self._report()
         try:
             yield replica
             replica.on_trial, replica.failures = False, 0
@@ -176,7 +199,6 @@ class Pool:
         finally:
             replica.calls.discard(call)
             self._changed.set()
-            self._report()
 
     async def close(self) -> None:
         """Let go of all replicas."""
@@ -191,10 +213,6 @@ class Pool:
         ready = [one for one in self._replicas.values() if one.state == "ready" and self._admitted[one.target]]
         tried = [one for one in ready if not (one.on_trial and one.calls)]
         return tried or ready
-
-    def _start(self) -> None:
-        if self._discovering is None:
-            self._discovering = asyncio.create_task(self._discover(), context=Context())  # for nobody in particular
 
     async def _discover(self) -> None:
         try:
@@ -213,7 +231,6 @@ class Pool:
                 for target in self._replicas.keys() - endpoints.keys():
                     self._admitted[target] = False  # it finishes what it has; `_follow` ends when it is gone
                 self._changed.set()
-                self._report()
 
     async def _follow(self, replica: Replica) -> None:
         """Keep in touch with a replica until it is gone for good."""
@@ -232,7 +249,6 @@ class Pool:
             replica.failures += 1
             await asyncio.sleep(backoff * random.uniform(0.5, 1.0))  # noqa: S311
         del self._replicas[replica.target], self._admitted[replica.target], self._tasks[replica.target]
-        self._report()
         await replica.channel.close()
 
     def _fits(self, replica: Replica, description: stage_pb2.DescribeResponse) -> bool:
@@ -277,7 +293,6 @@ class Pool:
             replica.state, replica.fits = "ready", True
         replica.backlog_seconds, replica.reported = status.backlog_seconds, time.monotonic()
         self._changed.set()
-        self._report()
 
     def note_draining(self, replica: Replica) -> None:
         """It gets nothing new."""
@@ -299,12 +314,20 @@ class Pool:
         replica.state, replica.on_trial, replica.fits, replica.complaint = "ejected", True, False, reason
         self._again.set()
         replica.backlog_seconds = 0.0
-        self._report()
 
-    def _report(self) -> None:
+    def _tell_metrics(self) -> None:
+        """Counted when somebody asks, in the thread of the metrics: replicas report too often for a sum each. Copies take one step."""
+
+        def count(state: str) -> float:
+            return sum(one.state == state for one in list(self._replicas.values()))
+
+        def backlog() -> float:
+            waiting = sum(call.seconds for call in list(self._waiting))
+            return waiting + sum(one.load_seconds for one in list(self._replicas.values()))
+
         for state in STATES:
-            POOL_REPLICAS.labels(self._stage, state).set(sum(one.state == state for one in self._replicas.values()))
-        POOL_BACKLOG_SECONDS.labels(self._stage).set(sum(one.load_seconds for one in self._replicas.values()))
+            POOL_REPLICAS.labels(self._stage, state).set_function(functools.partial(count, state))
+        POOL_BACKLOG_SECONDS.labels(self._stage).set_function(backlog)
 
 
 class PooledStub:

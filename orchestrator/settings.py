@@ -7,7 +7,7 @@ from pathlib import Path
 from acestep_rpc.client_security import ClientSecurity
 from acestep_rpc.settings import ServerSettings, SettingsError
 from acestep_rpc.tls import ClientTls
-from orchestrator.discovery import check_address
+from orchestrator.discovery import check_address, cluster_service
 
 PREFIX = "ACESTEP_ORCHESTRATOR_"
 
@@ -23,6 +23,14 @@ class Settings(ServerSettings):
     """Where the diffusion stage is; see encoder."""
     vae: str = ""
     """Where the vae stage is; see encoder."""
+    stage_wait_seconds: float = 5.0
+    """How long each try of a call waits for a replica of a stage where none takes work, as while the only one restarts. Embedded: unused. Where
+    stages are scaled to zero: longer than one takes to start. Higher: songs under way survive a stage that is away for longer, and failures
+    show later."""
+    scale_ahead_seconds: float = 60.0
+    """How far ahead acestep_pool_upcoming_seconds looks: about as long as a new replica takes to start."""
+    pod_deletion_cost: bool = False
+    """Tell Kubernetes which pods of the stages have the least work, for when it scales down: k8s:/// addresses, and leave to patch pods."""
     embedded: bool = False
     """Run the stages in this process."""
     checkpoint: Path | None = None
@@ -58,9 +66,6 @@ class Settings(ServerSettings):
     """Calls of Generate whose songs are being made; one more is refused. With several replicas of a stage: as many times its own limit."""
     max_backlog_seconds: float = 3600.0
     """A request that is predicted to wait longer for others is refused."""
-    replica_wait_seconds: float = 5.0
-    """How long each try of a call waits for a replica of a stage where none takes work, as while the only one restarts. Embedded: unused.
-    Higher: songs under way survive a stage that is away for longer, and failures show later."""
     snapshot_seconds: float = 5.0
     """Device time of a request between two snapshots of its sampling. Where its replica fails or drains it goes on from the last one, on
     another: so much is computed again at most. 0: none, it begins anew. Embedded: unused, there is no other replica."""
@@ -109,7 +114,8 @@ class Settings(ServerSettings):
             raise SettingsError(f"{PREFIX}STORE or {PREFIX}DATA must be set with {PREFIX}DATABASE_URL: songs must last as long as jobs")
         least = {
             "concurrent_jobs": 0,
-            "replica_wait_seconds": 0,
+            "stage_wait_seconds": 0,
+            "scale_ahead_seconds": 0,
             "job_attempts": 1,
             "job_lease_seconds": 1,
             "retention_seconds": 0,
@@ -168,6 +174,8 @@ class Settings(ServerSettings):
         for name in ("stage_tls_cert", "stage_tls_server_name", "stage_tls_ca"):
             if getattr(self, name) and (self.embedded or self.stage_tls_ca is None):
                 raise SettingsError(f"{PREFIX}{name.upper()} needs stages of their own and {PREFIX}STAGE_TLS_CA")
+        if self.pod_deletion_cost and not any(cluster_service(target) for target in targets.values()):
+            raise SettingsError(f"{PREFIX}POD_DELETION_COST needs a stage at k8s:///namespace/service:port")
         for name, target in targets.items():
             if target:
                 check_address(PREFIX + name, target)

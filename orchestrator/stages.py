@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from acestep_rpc.channels import RemoteStub
@@ -50,6 +50,7 @@ class Stages:
         replicas: How many of a stage take work.
         snapshot_seconds: Device time of a request between two snapshots of its sampling; 0: none are taken.
         max_snapshot_bytes: Of all snapshots that are kept.
+        loads: Predicted seconds of work of a stage's replicas, by target.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Stages:
         replicas: Callable[[str], int] = lambda stage: 1,
         snapshot_seconds: float = 0.0,
         max_snapshot_bytes: int = 0,
+        loads: Callable[[str], Mapping[str, float]] = lambda stage: {},
     ) -> None:
         self._encoder = encoder
         self._diffusion = diffusion
@@ -76,6 +78,8 @@ class Stages:
         self._kept = Kept(max_snapshot_bytes)
         self.replicas = replicas
         """How many replicas of a stage take work."""
+        self.loads = loads
+        """Predicted seconds of work of a stage's replicas, by target; nothing where they are in this process."""
 
     async def adapters(self, deadline: float | None) -> Sequence[Any]:
         """Stubs of AdapterService, of all replicas that hold adapters."""
@@ -188,13 +192,13 @@ def connect_stages(
     snapshot_seconds: float = 5.0,
     max_snapshot_bytes: int = 1 << 30,
 ) -> Stages:
-    """Stages behind a network.
+    """Stages behind a network, watched from now on.
 
     Args:
         encoder: Where its replicas are, as "127.0.0.1:50051" or whatever `discover` reads; so are the others.
         diffusion: As encoder.
         vae: As encoder.
-        ready_seconds: How long each try of a call waits where no replica takes work, as while it restarts.
+        ready_seconds: How long each try of a call waits where no replica takes work, as while it restarts or is scaled up from nothing.
         security: How to check the stages and what to show them; None: neither.
         snapshot_seconds: Device time of a request between two snapshots of its sampling; 0: none are taken.
         max_snapshot_bytes: Of all snapshots that are kept.
@@ -205,6 +209,8 @@ def connect_stages(
         stage: Pool(stage, discover(address, again[stage]), address, ready_seconds, again[stage], security)
         for stage, address in addresses.items()
     }
+    for pool in pools.values():
+        pool.start()
 
     async def adapters(deadline: float | None) -> list[RemoteStub]:
         holders = [pools["encoder"], pools["diffusion"]]
@@ -227,6 +233,7 @@ def connect_stages(
         replicas=lambda stage: pools[stage].count(),
         snapshot_seconds=snapshot_seconds,
         max_snapshot_bytes=max_snapshot_bytes,
+        loads=lambda stage: pools[stage].loads(),
     )
 
 

@@ -19,10 +19,11 @@ import soundfile
 import torch
 
 from acestep_rpc.admission import Backlog, Memory, Pending
+from acestep_rpc.engine import Engine
 from acestep_rpc.errors import InvalidRequest, ShapeTooLarge, StageError
 from acestep_rpc.server import Registration
 from acestep_rpc.status import LoadStatus
-from acestep_rpc.telemetry import COST_ERROR, REAL_TIME_FACTOR, STAGE_SECONDS, log
+from acestep_rpc.telemetry import COST_ERROR, REAL_TIME_FACTOR, STAGE_FAULTS, STAGE_SECONDS, log
 from acestep_rpc.torch_tensor import pack, unpack
 from acestep_rpc.tracing import annotate
 from acestep_rpc.v1 import stage_pb2, stage_pb2_grpc, vae_pb2, vae_pb2_grpc
@@ -176,6 +177,7 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
         try:
             return await asyncio.get_running_loop().run_in_executor(self._worker, task)
         except torch.OutOfMemoryError as error:
+            STAGE_FAULTS.labels("vae", "out_of_memory").inc()
             raise ShapeTooLarge(str(error), device=str(self._codec.device)) from error
 
 
@@ -215,6 +217,7 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
 def _next_piece(pieces: Iterator[torch.Tensor]) -> torch.Tensor:
     piece = next(pieces)
     if not bool(torch.isfinite(piece).all()):
+        STAGE_FAULTS.labels("vae", "not_finite").inc()
         raise StageError("the decoded waveform is not finite")
     return piece
 
@@ -226,6 +229,7 @@ def _next_step(work: Generator[None, None, torch.Tensor]) -> torch.Tensor | None
     except StopIteration as finished:
         latents: torch.Tensor = finished.value
         if not bool(torch.isfinite(latents).all()):
+            STAGE_FAULTS.labels("vae", "not_finite").inc()
             raise StageError("the encoded latents are not finite") from None
         return latents.cpu()
     return None
@@ -290,7 +294,7 @@ async def load(settings: Settings) -> Sequence[Registration]:
     dtype = choose_dtype(settings.dtype, device, vocoder.upsample_initial_channel if isinstance(vocoder, VocoderConfig) else 0)
     if settings.workers > 1 and device.type != "cpu":
         raise ValueError(f"{PREFIX}WORKERS={settings.workers} is not allowed on {device}; allowed: 1")
-    worker = ThreadPoolExecutor(max_workers=settings.workers, thread_name_prefix="vae")
+    worker = Engine("vae", settings.workers)
 
     def read() -> tuple[LoadedCodec, CodecCosts, Memory]:
         loaded = load_codec(settings.checkpoint, device, dtype)

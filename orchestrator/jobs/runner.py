@@ -147,7 +147,8 @@ class Runner:
             error = AttemptsExhausted(
                 f"{PREFIX}{job.id} was given up: {job.failed_attempts} attempts ended without a result", attempts=str(job.failed_attempts)
             )
-            return await self._fail(job, error)
+            await self._fail(job, error)
+            return "given_up"
         began = False
         try:
             async with self._renewed(job):

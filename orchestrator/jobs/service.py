@@ -59,7 +59,7 @@ class Jobs:
         """Uploads and kept songs."""
         self.quotas = Quotas(database) if quotas is None else quotas
         """What tenants may use."""
-        self.admission = Admission(stages, settings.max_requests, settings.max_backlog_seconds)
+        self.admission = Admission(stages, settings.max_requests, settings.max_backlog_seconds, settings.scale_ahead_seconds)
         """Who is let in, and what the work under way takes."""
         self._runner = Runner(
             self.store,

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from acestep_rpc import errors
 from acestep_rpc.channels import RemoteStub, connect
+from acestep_rpc.engine import Engine
 from acestep_rpc.server import Registration, RunningServer, ServerError, serve
 from acestep_rpc.settings import ServerSettings
 from acestep_rpc.v1 import stage_pb2, stage_pb2_grpc
@@ -231,3 +234,61 @@ async def test_a_program_whose_port_is_taken_says_so(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert f"empty: cannot listen on 127.0.0.1:{server.port}" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+async def probe(server: RunningServer, path: str) -> int:
+    def get() -> int:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}{path}") as response:
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    return await asyncio.to_thread(get)
+
+
+async def test_a_server_that_loads_is_alive_and_not_ready() -> None:
+    server = RunningServer(ServerSettings(metrics_port=0))
+    assert (await probe(server, "/healthz"), await probe(server, "/readyz")) == (200, 503)
+    await server.start([])
+    assert (await probe(server, "/healthz"), await probe(server, "/readyz")) == (200, 200)
+    await server.stop()
+
+
+async def test_a_server_that_drains_is_alive_and_not_ready() -> None:
+    servicer = Sleeping(1.0)
+    async with running(ServerSettings(metrics_port=0), servicer) as (server, channel):
+        call = asyncio.ensure_future(stage_pb2_grpc.StageServiceStub(channel).Describe(stage_pb2.DescribeRequest()))
+        await servicer.started.wait()
+        stopping = asyncio.create_task(server.stop(drain_seconds=30))
+        health = health_pb2_grpc.HealthStub(channel)
+        while (await health.Check(health_pb2.HealthCheckRequest())).status == SERVING:
+            await asyncio.sleep(0.01)
+        assert (await health.Check(health_pb2.HealthCheckRequest(service="liveness"))).status == SERVING
+        assert (await probe(server, "/healthz"), await probe(server, "/readyz")) == (200, 503)
+        await call
+        await stopping
+
+
+async def test_a_device_that_stands_still_fails_liveness_until_it_gets_on() -> None:
+    go_on = threading.Event()
+    engine = Engine("stuck")
+    async with running(ServerSettings(metrics_port=0, stuck_seconds=0.01)) as (server, channel):
+        health = health_pb2_grpc.HealthStub(channel)
+
+        async def alive() -> bool:
+            return (await health.Check(health_pb2.HealthCheckRequest(service="liveness"))).status == SERVING
+
+        try:
+            assert await alive()
+            engine.submit(go_on.wait, 60)
+            waiting = engine.submit(int)  # the queue is nobody's fault
+            while await alive():
+                await asyncio.sleep(0.05)
+            assert (await probe(server, "/healthz"), await probe(server, "/readyz")) == (503, 200)
+        finally:
+            go_on.set()
+        await asyncio.wrap_future(waiting)
+        while not await alive():
+            await asyncio.sleep(0.05)
+        assert await probe(server, "/healthz") == 200

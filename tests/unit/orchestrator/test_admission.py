@@ -18,7 +18,7 @@ from acestep_rpc.inprocess import InProcessStub
 from acestep_rpc.server import Registration, serve
 from acestep_rpc.settings import ServerSettings
 from acestep_rpc.v1 import diffusion_pb2, music_pb2, music_pb2_grpc, stage_pb2, stage_pb2_grpc
-from orchestrator.admission import Admitted, wait_seconds
+from orchestrator.admission import Admitted, upcoming_seconds, wait_seconds
 from orchestrator.assets import AssetStore
 from orchestrator.jobs.database import open_database
 from orchestrator.jobs.service import Jobs
@@ -262,3 +262,35 @@ def test_more_replicas_are_a_shorter_wait() -> None:
     others = [Admitted(2, (0.0, 8.0, 2.0)), Admitted(3, (0.0, 4.0, 0.0)), Admitted(1, (0.0, 100.0, 0.0))]
     assert wait_seconds(2, (1.0, 6.0, 1.0), others, (1, 1, 1)) == 6 + 1 + 4
     assert wait_seconds(2, (1.0, 6.0, 1.0), others, (1, 2, 1)) == 3 + 1 + 2
+
+
+def progress(stage: music_pb2.Stage, step: int, total: int, eta_seconds: float) -> music_pb2.GenerateEvent:
+    event = music_pb2.GenerateEvent(progress=music_pb2.Progress(stage=stage, step=step, total=total))
+    event.progress.eta.FromMilliseconds(round(eta_seconds * 1000))
+    return event
+
+
+def test_the_codec_is_told_of_songs_that_samplers_will_soon_have_done() -> None:
+    request = Admitted(0, (1.0, 100.0, 8.0))
+    assert upcoming_seconds(1, [request], 60) == 100  # it is encoded in a moment
+    assert upcoming_seconds(2, [request], 60) == 0
+    request.observe(progress(music_pb2.STAGE_ENCODE, 1, 1, 0))
+    request.observe(progress(music_pb2.STAGE_SAMPLE, 1, 10, 500))
+    assert upcoming_seconds(2, [request], 60) == 0  # its steps are slow: others share the device
+    request.observe(progress(music_pb2.STAGE_SAMPLE, 9, 10, 50))
+    assert upcoming_seconds(2, [request], 60) == 8
+    assert upcoming_seconds(2, [request], 40) == 0
+    assert upcoming_seconds(1, [request], 60) == 0  # it is there
+    request.observe(progress(music_pb2.STAGE_DECODE, 1, 2, 4))
+    assert upcoming_seconds(2, [request], 60) == 0
+
+
+async def test_upcoming_work_is_a_metric_that_falls_back_to_nothing(tmp_path: Path) -> None:
+    system = System()
+    async with system.serving(tmp_path):
+        call = await under_way(system, song(steps=2))
+        assert REGISTRY.get_sample_value("acestep_pool_upcoming_seconds", {"stage": "vae"}) == 0.75
+        system.diffusion.go.set()
+        while await call.read() is not grpc.aio.EOF:
+            pass
+        assert REGISTRY.get_sample_value("acestep_pool_upcoming_seconds", {"stage": "vae"}) == 0.0

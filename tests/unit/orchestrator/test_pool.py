@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from acestep_rpc.errors import DeadlineExceeded, InvalidRequest, StageUnavailable
 from acestep_rpc.server import Registration, RunningServer, serve
@@ -394,3 +395,31 @@ async def test_a_sampling_ends_at_a_replica_that_drains_where_there_is_no_other(
     async with stages_of(start, leaving) as stages, contextlib.aclosing(stages.sample(diffusion_pb2.SampleRequest(), None)) as events:
         assert [event.WhichOneof("event") async for event in events] == ["progress", "result"]
     assert leaving.calls == 1
+
+
+def pool_backlog(stage: str) -> float | None:
+    return REGISTRY.get_sample_value("acestep_pool_backlog_seconds", {"stage": stage})
+
+
+async def test_a_stage_without_replicas_reports_no_backlog_and_what_waits_for_one(start: Start) -> None:
+    (replica,) = await start(Replica(stage="upscaled"))
+    found = Found()
+    pool = Pool("upscaled", found.all(), "here", 30.0)
+    assert pool_backlog("upscaled") == 0.0  # before anybody asked
+    stub = PooledStub(pool, encoder_pb2_grpc.EncoderServiceStub)
+    with expecting(12.0):
+        priced = stub.EncodePrompt(REQUEST)
+    unpriced = stub.EncodePrompt(REQUEST)
+    await until(lambda: pool_backlog("upscaled") == 13.0)
+    found.put({replica.target: True})  # scaled up: both were held, none refused
+    await asyncio.gather(priced, unpriced)
+    assert pool_backlog("upscaled") == 0.0
+    await pool.close()
+
+
+async def test_loads_are_told_by_target(start: Start) -> None:
+    idle, busy = await start(Replica(), Replica(backlog_seconds=60))
+    async with pool_of(idle, busy) as (pool, _, _):
+        pool.start()
+        await until(lambda: pool.count() == 2)
+        assert pool.loads() == {idle.target: 0.0, busy.target: 60.0}
