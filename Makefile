@@ -5,9 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 GOLDEN ?= tests/parity/golden
 DEMO := outputs/demo
+CONTAINER ?= docker
+VARIANT ?= cuda
+TAG ?= 0.1.0
 export PYTHONWARNINGS ?= default
 
-.PHONY: help setup demo serve test test-deploy images lint format protos conformance bench endurance evaluate monitoring docs clean
+.PHONY: help setup demo serve test test-deploy checkov images lint format protos conformance bench endurance evaluate monitoring docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -32,6 +35,27 @@ test: $(READY)  ## Run every test, parity with the reference included
 
 test-deploy: $(READY) $(BIN)/helm  ## Chart and images: rendered, checked against Kubernetes' schemas, linted
 	$(BIN)/python -m pytest -q tests/helm
+
+checkov: $(READY) $(BIN)/helm build/checkov/bin/checkov  ## Scan the rendered chart and the recipe of the images
+	mkdir -p build/manifests
+	for profile in gpu-cluster single-gpu cpu; do \
+	  $(BIN)/helm template song deploy/helm/acestep --namespace music -f deploy/helm/acestep/profiles/$$profile.yaml > build/manifests/$$profile.yaml; \
+	done
+	build/checkov/bin/checkov --config-file deploy/checkov.yaml --directory build/manifests
+	build/checkov/bin/checkov --config-file deploy/checkov.yaml --file deploy/Dockerfile
+
+build/checkov/bin/checkov: # in an environment of its own: its versions are not ours
+	$(PYTHON) -m venv build/checkov
+	build/checkov/bin/pip install --quiet --disable-pip-version-check checkov==3.3.30
+
+images:  ## Build all images: make images VARIANT=cuda TAG=0.1.0 REGISTRY=registry.example.com/music/ CONTAINER=docker
+	for service in orchestrator cli; do \
+	  $(CONTAINER) build -f deploy/Dockerfile --build-arg SERVICE=$$service -t $(REGISTRY)acestep-$$service:$(TAG) . || exit 1; \
+	done
+	for service in encoder diffusion vae embedded; do \
+	  $(CONTAINER) build -f deploy/Dockerfile --build-arg SERVICE=$$service --build-arg VARIANT=$(VARIANT) \
+	    -t $(REGISTRY)acestep-$$service:$(TAG)-$(VARIANT) . || exit 1; \
+	done
 
 $(BIN)/helm: $(READY)
 	$(BIN)/python tests/helm/install_tools.py

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Engine(ThreadPoolExecutor):
-    """The one thread that may touch a stage's device, or several. It knows how long it has been at a piece of work, whatever else waits for it.
+    """The one thread that may touch a stage's device, or several. It knows how long it has been at its work, whatever else waits for it.
 
     Args:
         stage: Name of the threads, and label of the metric.

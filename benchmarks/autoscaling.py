@@ -29,6 +29,9 @@ TOLERANCE = 0.1
 STABILISATION_SECONDS = 300.0
 UP_PODS, UP_SHARE, DOWN_SHARE, DOWN_PODS = 4, 1.0, 0.25, 1
 DIFFUSION = 1
+ENCODE_SHARE, DECODE_SHARE = 0.01, 0.1
+FORWARD_ROW_FRAMES = 4 * 646
+"""Of four songs of 60 s."""
 
 
 @dataclass
@@ -130,28 +133,33 @@ class Load:
         return self.devices * (self.rise if self.quiet_seconds <= now < self.quiet_seconds + self.busy_seconds else 1.0)
 
 
-def scaled(descriptions: Sequence[stage_pb2.DescribeResponse], song_seconds: float, song: float) -> list[stage_pb2.DescribeResponse]:
-    """The same stages on devices that take `song_seconds` for a song's samples instead of `song`."""
-    found = []
-    for description in descriptions:
-        other = stage_pb2.DescribeResponse()
-        other.CopyFrom(description)
-        for cost in other.costs:
-            if cost.name in ("forward", "encode", "decode", "encode_audio"):
-                for name in cost.coefficients:
-                    cost.coefficients[name] *= song_seconds / song
-        found.append(other)
-    return found
+def devices(song_seconds: float) -> list[stage_pb2.DescribeResponse]:
+    """Stages of an assumed kind: samples of `song()` take so long, in company too; encoding and decoding are shares of it."""
+
+    def stage(name: str, costs: dict[str, dict[str, float]], **limits: float) -> stage_pb2.DescribeResponse:
+        named = [stage_pb2.Cost(name=cost, coefficients=coefficients) for cost, coefficients in costs.items()]
+        return stage_pb2.DescribeResponse(stage=name, costs=named, limits=limits)
+
+    def all_three(row_frame_seconds: float) -> list[stage_pb2.DescribeResponse]:
+        tokens = {"text_tokens": {"characters": 0.25}, "lyric_tokens": {"characters": 0.5}}
+        return [
+            stage("encoder", {"encode": {"prompts": ENCODE_SHARE * song_seconds}} | tokens),
+            stage("diffusion", {"forward": {"row_frames": row_frame_seconds}}, forward_row_frames=FORWARD_ROW_FRAMES),
+            stage("vae", {"decode": {"songs": DECODE_SHARE * song_seconds}}),
+        ]
+
+    probe = Simulation(all_three(1.0), refuse=False)
+    probe.add(0.0, song())
+    return all_three(song_seconds / probe.requests[0].prediction.alone[DIFFUSION])
 
 
-def request() -> music_pb2.GenerateRequest:
-    """One song of 60 s with few steps: of a song's way the simulation needs the time, not each step."""
+def song() -> music_pb2.GenerateRequest:
+    """One of 60 s with few steps: of its samples the simulation needs the time, not each step."""
     sampling = {"infer_step": 10, "guidance_scale": 1.0}
     return music_pb2.GenerateRequest(prompt={"tags": "funk, bass"}, sampling=sampling, text_to_music={"duration_seconds": 60})
 
 
 def run(
-    descriptions: Sequence[stage_pb2.DescribeResponse],
     song_seconds: float,
     load: Load,
     target_seconds: float,
@@ -160,12 +168,13 @@ def run(
     seed: int = 0,
 ) -> dict[str, Any]:
     """Figures of one target."""
-    randoms, simulation = random.Random(seed), Simulation(descriptions, (16, max(round(load.devices), 1), 16), refuse=False, seed=seed)
+    replicas = (maximum, max(round(load.devices), 1), maximum)
+    randoms, simulation = random.Random(seed), Simulation(devices(song_seconds), replicas, refuse=False, seed=seed)
     scaler = Autoscaler(simulation, target_seconds, startup_seconds, 1, maximum, load.seconds)
     now = 0.0
     while now < load.seconds:
         now += randoms.expovariate(load.at(now) / song_seconds)
-        simulation.add(now, request())
+        simulation.add(now, song())
     simulation.run()
     waits = [(one.arrival, one.finished - one.arrival) for one in simulation.requests if one.outcome == "completed"]
     taken = np.array([seconds for _, seconds in waits])
@@ -218,27 +227,18 @@ def draw(file: Path, results: Sequence[dict[str, Any]], load: Load) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Simulate each target with each start-up time, print the figures."""
-    from benchmarks.simulation import PACKAGED, measure, read_costs
-
     parser = argparse.ArgumentParser(prog="python -m benchmarks.autoscaling", description=__doc__.partition("\n")[0])
     parser.add_argument("--targets", type=float, nargs="+", default=[5, 10, 30, 60, 120], metavar="SECONDS", help="(default: %(default)s)")
     parser.add_argument("--startup", type=float, nargs="+", default=[20, 60, 180], metavar="SECONDS", help="(default: %(default)s)")
     parser.add_argument("--song-seconds", type=float, default=10.0, help="of a device, for the samples of one song (default: %(default)s)")
     parser.add_argument("--rise", type=float, default=5.0, help="of the load (default: %(default)s)")
-    parser.add_argument("--costs", type=Path, metavar="FILE", help="of `benchmarks.simulation --save-costs` (default: measured here)")
     parser.add_argument("--plot", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
-    import asyncio
-
-    descriptions = read_costs(options.costs) if options.costs else asyncio.run(measure(PACKAGED, "cpu", 1))
-    probe = Simulation(descriptions, refuse=False)
-    probe.add(0.0, request())
-    devices = scaled(descriptions, options.song_seconds, probe.requests[0].prediction.alone[DIFFUSION])
     load = Load(rise=options.rise)
     results = []
     for startup in options.startup:
         for target in options.targets:
-            results.append(run(devices, options.song_seconds, load, target, startup))
+            results.append(run(options.song_seconds, load, target, startup))
             print(json.dumps({name: value for name, value in results[-1].items() if name != "history"}), flush=True)
     if options.plot:
         draw(options.plot, results, load)

@@ -24,9 +24,9 @@ class Settings(ServerSettings):
     vae: str = ""
     """Where the vae stage is; see encoder."""
     stage_wait_seconds: float = 5.0
-    """How long each try of a call waits for a replica of a stage where none takes work, as while the only one restarts. Embedded: unused. Where
-    stages are scaled to zero: longer than one takes to start. Higher: songs under way survive a stage that is away for longer, and failures
-    show later."""
+    """How long each try of a call waits for a replica of a stage where none takes work, as while the only one restarts. Embedded: unused.
+    Where stages are scaled to zero: longer than one takes to start. Higher: songs under way survive a stage that is away for longer, and
+    failures show later."""
     scale_ahead_seconds: float = 60.0
     """How far ahead acestep_pool_upcoming_seconds looks: about as long as a new replica takes to start."""
     pod_deletion_cost: bool = False

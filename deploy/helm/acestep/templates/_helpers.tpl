@@ -118,7 +118,7 @@ startupProbe:
   failureThreshold: {{ ceil (divf .values.startupSeconds $probes.periodSeconds) }}
 readinessProbe:
   {{- include "acestep.probe" $ready | trim | nindent 2 }}
-  failureThreshold: 1
+  failureThreshold: 3 # a busy moment is none; a server that drains tells the orchestrator itself, at once
 livenessProbe:
   {{- include "acestep.probe" $alive | trim | nindent 2 }}
   failureThreshold: {{ $probes.livenessFailures }}
