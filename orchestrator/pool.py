@@ -300,7 +300,6 @@ class Pool:
             log("replica_drains", stage=self._stage, target=replica.target)
         replica.state, replica.fits = "draining", False
         self._changed.set()
-        self._report()
 
     def _suspect(self, replica: Replica, reason: str) -> None:
         """A call failed: whoever drains said so, all others are ejected."""

@@ -79,7 +79,8 @@ class Resampler:
         followers = (int(places[-1]) + taps - 1) // self._old
         before = self._tail_start - (first_turn * self._old - self._half)  # inputs outside of the signal are zero
         after = (turns + followers) * self._old - before - held.shape[-1]
-        by_place = torch.nn.functional.pad(held, (before, after)).unflatten(-1, (turns + followers, self._old)).transpose(-1, -2)
+        padded = torch.nn.functional.pad(held, (before, after))
+        by_place = padded.reshape(*held.shape[:-1], turns + followers, self._old).transpose(-1, -2)
         seen = torch.cat([by_place[..., index : index + turns] for index in range(followers + 1)], dim=-2)
         output = held.new_zeros(*held.shape[:-1], self._new, turns)
         for tap in range(taps):

@@ -87,9 +87,9 @@ async def test_a_good_token_names_its_tenant_and_keys_are_fetched_once(issuer: I
 @pytest.mark.parametrize(
     "claims",
     [
-        {"exp": time.time() - 3600},
+        {"exp": -3600},
         {"exp": None},
-        {"nbf": time.time() + 3600},
+        {"nbf": 3600},
         {"iss": "https://other.example"},
         {"iss": None},
         {"aud": "another"},
@@ -101,8 +101,9 @@ async def test_a_good_token_names_its_tenant_and_keys_are_fetched_once(issuer: I
 async def test_a_token_that_says_the_wrong_thing_is_refused_in_the_same_words(
     issuer: Issuer, verifier: TokenVerifier, claims: dict[str, Any]
 ) -> None:
+    times = {name: time.time() + seconds for name, seconds in claims.items() if isinstance(seconds, int)}
     with pytest.raises(Unauthenticated) as caught:
-        await verifier.tenant(issuer.token(**claims))
+        await verifier.tenant(issuer.token(**(claims | times)))
     assert str(caught.value) == str(Unauthenticated())
 
 
