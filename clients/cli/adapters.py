@@ -3,9 +3,8 @@
 import argparse
 import asyncio
 
-from acestep_rpc.channels import RemoteStub
-from acestep_rpc.v1 import adapter_pb2, adapter_pb2_grpc
-from clients.cli.connection import add_connection_arguments, open_channel
+from acestep_rpc.v1 import adapter_pb2
+from clients.cli.connection import add_connection_arguments, open_client
 
 _DESCRIPTION = """
 List the adapters (LoRA) of a server, load one before the first request needs it, or free its memory.
@@ -41,12 +40,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 async def _call(args: argparse.Namespace) -> list[adapter_pb2.Adapter]:
-    async with open_channel(args, args.server) as channel:
-        stub = RemoteStub(adapter_pb2_grpc.AdapterServiceStub, channel, args.server)
+    async with open_client(args, args.server) as client:
         match args.action:
             case "load":
-                return [(await stub.LoadAdapter(adapter_pb2.LoadAdapterRequest(name=args.name))).adapter]
+                return [await client.load_adapter(args.name)]
             case "unload":
-                return [(await stub.UnloadAdapter(adapter_pb2.UnloadAdapterRequest(name=args.name))).adapter]
+                return [await client.unload_adapter(args.name)]
             case _:
-                return list((await stub.ListAdapters(adapter_pb2.ListAdaptersRequest())).adapters)
+                return await client.adapters()

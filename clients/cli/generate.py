@@ -6,20 +6,19 @@ import json
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from acestep_rpc.channels import RemoteStub
+from acestep_client import AsyncClient, BrokenTransfer, Result, source
+from acestep_client.requests import FORMATS
 from acestep_rpc.errors import InvalidRequest
-from acestep_rpc.v1 import music_pb2, music_pb2_grpc
+from acestep_rpc.v1 import music_pb2
 from clients.cli.checkpoint import EMBEDDED_CHECKPOINT
-from clients.cli.connection import add_connection_arguments, open_channel
+from clients.cli.connection import add_connection_arguments, open_client
 from clients.cli.embedded_server import embedded_server
 from clients.cli.failures import EXIT_CODES_HELP, CommandFailed, ExitCode, missing_extra
-from clients.cli.request import FORMATS, add_arguments, build_request, in_terms_of_flags
-from clients.cli.song_files import SongFiles
-from clients.cli.upload import find_source
+from clients.cli.request import add_arguments, build_request, in_terms_of_flags
 
 if TYPE_CHECKING:
     from clients.cli.progress import ProgressView
@@ -110,23 +109,23 @@ def run(args: argparse.Namespace) -> None:
         raise missing_extra(error, "cli") from error
     try:
         with ProgressView(quiet=args.quiet) as view:
-            result, files = asyncio.run(_generate(args, request, view))
+            result = asyncio.run(_generate(args, request, view))
     except InvalidRequest as error:
         raise in_terms_of_flags(error) from error
-    except OSError as error:
+    except (OSError, BrokenTransfer) as error:
         raise CommandFailed(str(error)) from error
     report(result)
-    for path, receipt in files:
-        print(json.dumps(receipt, ensure_ascii=False) if args.json else path)
+    for song in result:
+        print(json.dumps(song.receipt | {"audio_path": str(song.content)}, ensure_ascii=False) if args.json else song.content)
 
 
-def report(result: music_pb2.GenerateResult) -> None:
+def report(result: Result) -> None:
     """Print on standard error what an author should know."""
     for warning in result.warnings:
         print(f"acestep: warning: {warning}", file=sys.stderr)
     for change in result.lyric_changes:
         print(f"acestep: lyrics: {_shown(change)}", file=sys.stderr)
-    for song in result.songs:
+    for song in result:
         if song.name:
             print(f"acestep: kept as {song.name}", file=sys.stderr)
 
@@ -144,40 +143,22 @@ def _audio_format(args: argparse.Namespace) -> music_pb2.AudioFormat:
     return FORMATS[name]
 
 
-async def _generate(
-    args: argparse.Namespace, request: music_pb2.GenerateRequest, view: "ProgressView"
-) -> tuple[music_pb2.GenerateResult, list[tuple[Path, dict[str, Any]]]]:
+async def _generate(args: argparse.Namespace, request: music_pb2.GenerateRequest, view: "ProgressView") -> Result:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    async with _server(args, view) as target, open_channel(args, target) as channel:
-        stub = RemoteStub(music_pb2_grpc.MusicServiceStub, channel, target)
-        # Closing the events, as leaving early does, cancels the work on the server.
-        with SongFiles(args.output, request.output.format) as files:
-            args.set_task(request, args, await find_source(stub, args.source) if args.source else None)
-            async with aclosing(stub.Generate(request, timeout=args.timeout)) as events:
-                result = await receive(events, files, view)
-            return result, files.finish(result.songs)
+    async with _server(args, view) as target, open_client(args, target) as client:
+        args.set_task(request, args, await _find_source(client, args.source) if args.source else None)
+        return await client.generate(request, to=args.output, on_progress=view.update, timeout=args.timeout)
 
 
-async def receive(
-    events: AsyncIterator[music_pb2.GenerateEvent], files: SongFiles | None, view: "ProgressView"
-) -> music_pb2.GenerateResult:
-    """Take what a server sends of a request, to its result; without files, audio is left."""
-    result: music_pb2.GenerateResult | None = None
-    async for event in events:
-        kind = event.WhichOneof("event")
-        if kind == "progress":
-            view.update(event.progress)
-        elif kind == "completed":
-            result = event.completed
-        elif files is not None and kind == "accepted":
-            files.accept(len(event.accepted.seeds))
-        elif files is not None and kind == "audio_chunk":
-            files.write(event.audio_chunk)
-    if result is None:
-        raise CommandFailed("the server ended the call without a result")
-    return result
+async def _find_source(client: AsyncClient, name: str) -> music_pb2.AudioSource:
+    """What --from means: the name of an asset or a result as it is, a file uploaded."""
+    if Path(name).is_file():
+        return source((await client.upload(Path(name))).name)
+    if name.startswith(("assets/", "operations/")):
+        return source(name)
+    raise CommandFailed(f"--from {name}: no such file", ExitCode.USAGE)
 
 
 @asynccontextmanager

@@ -4,14 +4,13 @@ import argparse
 import asyncio
 import os
 
-from google.longrunning import operations_pb2
-
-from acestep_rpc.channels import RemoteStub
+from acestep_client import Job
+from acestep_client.requests import FORMATS
 from acestep_rpc.errors import InvalidRequest
-from acestep_rpc.v1 import music_pb2, music_pb2_grpc
-from clients.cli.connection import add_connection_arguments, open_channel
+from acestep_rpc.v1 import music_pb2
+from clients.cli.connection import add_connection_arguments, open_client
 from clients.cli.failures import EXIT_CODES_HELP
-from clients.cli.request import FORMATS, add_arguments, build_request, in_terms_of_flags
+from clients.cli.request import add_arguments, build_request, in_terms_of_flags
 
 _DESCRIPTION = """
 Leave a song to the server, and print the name of its operation. It is made whether or not anyone waits.
@@ -55,15 +54,13 @@ def run(args: argparse.Namespace) -> None:
     generation = build_request(args, FORMATS[args.format], args.sample_rate)
     generation.request_id = args.request_id
     generation.text_to_music.CopyFrom(music_pb2.TextToMusic(duration_seconds=args.duration))
-    request = music_pb2.SubmitGenerationRequest(generation=generation, webhook_url=args.webhook_url)
-    if args.webhook_url is not None and args.webhook_secret is not None:
-        request.webhook_secret = args.webhook_secret
     try:
-        print(asyncio.run(_submit(args, request)).name)
+        print(asyncio.run(_submit(args, generation)).name)
     except InvalidRequest as error:
         raise in_terms_of_flags(error) from error
 
 
-async def _submit(args: argparse.Namespace, request: music_pb2.SubmitGenerationRequest) -> operations_pb2.Operation:
-    async with open_channel(args, args.server) as channel:
-        return await RemoteStub(music_pb2_grpc.MusicServiceStub, channel, args.server).SubmitGeneration(request)
+async def _submit(args: argparse.Namespace, request: music_pb2.GenerateRequest) -> Job:
+    secret = args.webhook_secret if args.webhook_url is not None else None
+    async with open_client(args, args.server) as client:
+        return await client.submit(request, webhook_url=args.webhook_url, webhook_secret=secret)
