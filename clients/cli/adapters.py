@@ -2,6 +2,9 @@
 
 import argparse
 import asyncio
+import json
+
+from google.protobuf import json_format
 
 from acestep_rpc.v1 import adapter_pb2
 from clients.cli.connection import add_connection_arguments, open_client
@@ -27,6 +30,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         sub = actions.add_parser(action, help=purpose)
         if action != "list":
             sub.add_argument("name", help="name in the adapter store")
+        sub.add_argument("--json", action="store_true", help="print a JSON object for each")
         sub.add_argument("--server", metavar="HOST:PORT", required=True, help="a running server")
         add_connection_arguments(sub)
         sub.set_defaults(run=run, action=action)
@@ -35,6 +39,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(args: argparse.Namespace) -> None:
     """Call, print a line for each adapter."""
     for adapter in asyncio.run(_call(args)):
+        if args.json:
+            print(json.dumps(json_format.MessageToDict(adapter, preserving_proto_field_name=True)))
+            continue
         trained = ["has trained scale"] if adapter.has_trained_scale else []
         print(adapter.name, "loaded" if adapter.loaded else "not loaded", *trained, sep="\t")
 

@@ -57,6 +57,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         if action == "watch":
             sub.add_argument("-o", "--output", type=Path, metavar="FILE", help="where the song goes (default: it stays on the server)")
             sub.add_argument("--quiet", action="store_true", help="show no progress")
+        sub.add_argument("--json", action="store_true", help="print operations, of watch the receipts, as JSON, one a line")
         sub.add_argument("--server", metavar="HOST:PORT", required=True, help="a running server")
         add_connection_arguments(sub)
         sub.set_defaults(run=run, action=action)
@@ -83,20 +84,26 @@ async def _call(args: argparse.Namespace) -> list[str]:
     async with open_client(args, args.server) as client:
         match args.action:
             case "list":
-                return [_line(job) async for job in client.jobs(args.filter)]
+                return [_json(job) if args.json else _line(job) async for job in client.jobs(args.filter)]
             case "show":
-                shown = json_format.MessageToDict((await client.job(args.name)).operation, preserving_proto_field_name=True)
-                return [json.dumps(shown, indent=2, ensure_ascii=False)]
+                return [_json(await client.job(args.name), None if args.json else 2)]
             case "wait":
                 job = await client.wait(args.name, args.timeout)
                 if not job.done:
                     raise DeadlineExceeded(f"{job.name} has not ended yet")
-                return [song.name for song in job.outcome().songs]
+                outcome = job.outcome()
+                return [_json(job)] if args.json else [song.name for song in outcome.songs]
             case "cancel":
                 await client.cancel(args.name)
+                return [_json(await client.job(args.name))] if args.json else []
             case "delete":
                 await client.delete(args.name)
         return []
+
+
+def _json(job: Job, indent: int | None = None) -> str:
+    shown = json_format.MessageToDict(job.operation, preserving_proto_field_name=True)
+    return json.dumps(shown, indent=indent, ensure_ascii=False)
 
 
 def _line(job: Job) -> str:
@@ -108,5 +115,7 @@ async def _watch(args: argparse.Namespace, view: "ProgressView") -> None:
         result = await client.result(args.name, to=args.output, on_progress=view.update, fetch=args.output is not None)
         report(result)
         for song in result:
-            if isinstance(song.content, Path):
+            if args.json:
+                print(json.dumps(song.receipt, ensure_ascii=False))
+            elif isinstance(song.content, Path):
                 print(song.content)

@@ -2,7 +2,10 @@
 
 import argparse
 import asyncio
+import json
 import os
+
+from google.protobuf import json_format
 
 from acestep_client import Job
 from acestep_client.requests import FORMATS
@@ -37,6 +40,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--duration", type=float, metavar="SECONDS", help="length, 1 to 240 (default: 60)")
     parser.add_argument("--format", choices=tuple(FORMATS), default="wav", help="(default: %(default)s)")
     parser.add_argument("--sample-rate", type=int, choices=(44100, 48000), help="in Hz (default: 48000)")
+    parser.add_argument("--json", action="store_true", help="print the operation as JSON instead of its name")
     job = parser.add_argument_group("the job")
     job.add_argument("--request-id", default="", metavar="ID", help="name of the operation after operations/ (default: drawn)")
     job.add_argument("--webhook-url", metavar="URL", help="called when the job ends (default: nobody is)")
@@ -55,9 +59,13 @@ def run(args: argparse.Namespace) -> None:
     generation.request_id = args.request_id
     generation.text_to_music.CopyFrom(music_pb2.TextToMusic(duration_seconds=args.duration))
     try:
-        print(asyncio.run(_submit(args, generation)).name)
+        job = asyncio.run(_submit(args, generation))
     except InvalidRequest as error:
         raise in_terms_of_flags(error) from error
+    if args.json:
+        print(json.dumps(json_format.MessageToDict(job.operation, preserving_proto_field_name=True), ensure_ascii=False))
+    else:
+        print(job.name)
 
 
 async def _submit(args: argparse.Namespace, request: music_pb2.GenerateRequest) -> Job:

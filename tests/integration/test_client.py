@@ -1,34 +1,19 @@
 """The Python client against a real server."""
 
 import asyncio
-import signal
 from contextlib import aclosing
 
 import pytest
 
-from acestep_client import AsyncClient, InvalidRequest, NotFound, RequestCancelled, StageUnavailable, song_request
+from acestep_client import AsyncClient, InvalidRequest, NotFound, RequestCancelled, StageUnavailable
 from acestep_rpc.v1 import music_pb2
-from tests.integration.conftest import Server
-
-LYRICS = "[verse]\nhello world\nwe sing"
-
-
-def short_song(**fields):
-    return song_request("funk, bass, 105 bpm", LYRICS, **({"duration_seconds": 2.0, "infer_step": 4, "seeds": [7]} | fields))
-
-
-LONG = {"duration_seconds": 240.0, "infer_step": 200}
+from tests.integration.client_songs import LONG, serving, short_song
 
 
 @pytest.fixture(scope="module")
 def server(checkpoint, tmp_path_factory):
-    """One process with a data folder, whose jobs are taken up soon after it was killed."""
-    folder = tmp_path_factory.mktemp("client")
-    arguments = ["--embedded", "--checkpoint", str(checkpoint), "--dtype", "float32", "--threads", "1", "--data", str(folder / "data")]
-    one = Server("orchestrator", arguments, folder, environment={"ACESTEP_ORCHESTRATOR_JOB_LEASE_SECONDS": "2"})
-    one.start()
-    yield one
-    one.stop(signal.SIGKILL)
+    with serving(checkpoint, tmp_path_factory.mktemp("client")) as one:
+        yield one
 
 
 @pytest.fixture

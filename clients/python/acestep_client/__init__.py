@@ -1,5 +1,6 @@
 """Client of acestep-serving: songs over gRPC, with asyncio or without."""
 
+from acestep_client.blocking import Client
 from acestep_client.client import AsyncClient
 from acestep_client.errors import (
     AcestepError,
@@ -48,6 +49,7 @@ __all__ = [
     "AttemptsExhausted",
     "AudioToAudio",
     "BrokenTransfer",
+    "Client",
     "ClientTls",
     "DeadlineExceeded",
     "Edit",
