@@ -10,6 +10,7 @@ import contextlib
 import io
 import math
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import soundfile
 
 from acestep_rpc.errors import StageError
 from acestep_rpc.v1 import music_pb2, tensor_pb2, vae_pb2
+from orchestrator.ogg import with_serial
 
 Waveform = npt.NDArray[np.float32]
 """[2, S] float32, full scale -1 to 1."""
@@ -193,6 +195,7 @@ class SoundFileWriter:
 
     def __init__(self, container: _Container, sample_rate: int, receipt: str) -> None:
         self._container = container
+        self._serial = zlib.crc32(receipt.encode("ascii"))  # of an Ogg stream: that of the song
         self._bytes = io.BytesIO()
         with _encoding():
             self._file = soundfile.SoundFile(
@@ -220,7 +223,8 @@ class SoundFileWriter:
         """See AudioWriter."""
         with _encoding():
             self._file.close()
-        return self._bytes.getvalue()
+        data = self._bytes.getvalue()
+        return with_serial(data, self._serial) if self._container.container == "OGG" else data
 
 
 def num_latent_frames(file: Path) -> int:

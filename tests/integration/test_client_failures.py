@@ -10,8 +10,8 @@ import soundfile
 
 from acestep_client import AsyncClient, BrokenTransfer, Overloaded
 from acestep_rpc.v1 import music_pb2
-from tests.integration.client_songs import serving, short_song
-from tests.integration.conftest import START_SECONDS
+from tests.integration.client_songs import short_song
+from tests.integration.conftest import START_SECONDS, serving
 from tests.integration.requests import Answer
 
 PLAIN_BACKOFF_SECONDS = 4.0  # by then a client that heeds no pushback has used up its five attempts

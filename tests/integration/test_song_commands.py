@@ -9,21 +9,14 @@ import sys
 import pytest
 
 from clients.cli.main import main
-from tests.integration.client_songs import serving
 
 SONG = ("--tags", "funk, bass, 105 bpm", "--lyrics", r"[verse]\nhello world", "--steps", "4", "--duration", "2", "--seed", "7")
 
 
-@pytest.fixture(scope="module")
-def server(checkpoint, tmp_path_factory):
-    with serving(checkpoint, tmp_path_factory.mktemp("commands")) as one:
-        yield one
-
-
 @pytest.fixture
-def acestep(server, capsys):
+def acestep(song_server, capsys):
     def run(command, *argv):
-        code = main([command, *map(str, argv), "--server", server.target])
+        code = main([command, *map(str, argv), "--server", song_server.target])
         shown = capsys.readouterr()
         return code, shown.out, shown.err
 
@@ -81,11 +74,11 @@ def test_a_song_made_from_a_song_names_the_file_that_it_needs(acestep, tmp_path)
     assert acestep("generate", "--like", mended, "--from", song, "-o", tmp_path / "again.wav")[0] == 0
 
 
-def test_an_interrupted_batch_goes_on_where_it_stopped(server, acestep, tmp_path):
+def test_an_interrupted_batch_goes_on_where_it_stopped(song_server, acestep, tmp_path):
     rows = [{"id": f"song{seed}", "tags": "funk", "duration_seconds": 2, "infer_step": 4, "seeds": [seed]} for seed in range(4)]
     (tmp_path / "songs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     argv = ["batch", str(tmp_path / "songs.jsonl"), "--output-dir", str(tmp_path / "out"), "--concurrency", "1"]
-    command = [sys.executable, "-m", "clients.cli.main", *argv, "--server", server.target]
+    command = [sys.executable, "-m", "clients.cli.main", *argv, "--server", song_server.target]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
         assert first.stdout is not None
         made = first.stdout.readline().strip()
@@ -114,17 +107,17 @@ def test_a_batch_names_what_failed_and_makes_the_rest(acestep, tmp_path):
     assert errors.endswith("1 made, 0 were there, 1 failed\n")
 
 
-def test_a_server_is_described_and_examined(acestep, server, tmp_path):
+def test_a_server_is_described_and_examined(acestep, song_server, tmp_path):
     code, output, _ = acestep("capabilities")
     assert code == 0
     assert "sampling.infer_step                         1 to 200  default 60" in output
     answer = json.loads(acestep("capabilities", "--json")[1])
     assert [stage["stage"] for stage in answer["stages"]] == ["encoder", "diffusion", "vae"]
-    code, output, _ = acestep("doctor", "--json", "--port", server.port, "--data", tmp_path)
+    code, output, _ = acestep("doctor", "--json", "--port", song_server.port, "--data", tmp_path)
     findings = {finding["what"]: finding for finding in json.loads(output)}
     assert code == 0, [finding for finding in findings.values() if finding["state"] == "wrong"]
     assert findings["device cpu"]["found"].startswith("float32")
-    assert findings[f"port {server.port}"]["state"] == "attention"
+    assert findings[f"port {song_server.port}"]["state"] == "attention"
     assert findings["stage vae"]["found"].startswith("cpu float32")
     code, output, _ = acestep("doctor", "--checkpoint", tmp_path / "none")
     assert code == 7

@@ -9,7 +9,7 @@ import acestep_rpc.telemetry
 
 DOCS = Path(__file__).parents[2] / "docs"
 NAME = re.compile(r"`(acestep_[a-z0-9_]+?)(?:\{[a-z_, ]*\})?`")
-NOT_METRICS = {"acestep_rpc", "acestep_client"}
+NOT_METRICS = {"acestep_client", "acestep_rpc"}
 
 
 def exported() -> set[str]:

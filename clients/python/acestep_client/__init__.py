@@ -36,6 +36,7 @@ from acestep_rpc.v1.music_pb2 import (
     Prompt,
     Repaint,
     Retake,
+    Stage,
     TextToMusic,
     TimeRange,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "SamplingParams",
     "ShapeTooLarge",
     "Song",
+    "Stage",
     "StageError",
     "StageUnavailable",
     "TextToMusic",

@@ -7,7 +7,7 @@ import pytest
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from grpc_status import rpc_status
 
-from acestep_client import AsyncClient, BrokenTransfer, StageUnavailable, TextToMusic, TimeRange, song_request
+from acestep_client import AsyncClient, BrokenTransfer, QuotaExceeded, StageUnavailable, TextToMusic, TimeRange, song_request
 from acestep_client.requests import sampling_params
 from acestep_rpc.errors import StageUnavailable as Away
 from acestep_rpc.errors import to_status
@@ -23,6 +23,8 @@ class Music(music_pb2_grpc.MusicServiceServicer):
         self.events: list[music_pb2.GenerateEvent] = []
         self.pieces: list[music_pb2.DownloadAudioResponse] = []
         self.watches: list[int] = []
+        self.generations = 0
+        self.quota_seconds: float | None = None
 
     async def WatchGeneration(self, request, context) -> AsyncIterator[music_pb2.WatchGenerationResponse]:
         self.watches.append(request.from_sequence)
@@ -33,6 +35,14 @@ class Music(music_pb2_grpc.MusicServiceServicer):
     async def DownloadAudio(self, request, context) -> AsyncIterator[music_pb2.DownloadAudioResponse]:
         for piece in self.pieces:
             yield piece
+
+    async def Generate(self, request, context) -> AsyncIterator[music_pb2.GenerateEvent]:
+        self.generations += 1
+        error = QuotaExceeded("audio_seconds_per_day", "used up", retry_after_seconds=self.quota_seconds)
+        status = rpc_status.to_status(to_status(error))
+        metadata = (*status.trailing_metadata, ("grpc-retry-pushback-ms", str(error.pushback_milliseconds)))
+        await context.abort_with_status(status._replace(trailing_metadata=metadata))
+        yield music_pb2.GenerateEvent()
 
 
 class Operations(operations_pb2_grpc.OperationsServicer):
@@ -68,6 +78,14 @@ async def test_a_job_that_failed_for_want_of_a_stage_is_not_taken_for_a_server_t
     with pytest.raises(StageUnavailable, match="no vae stage"):
         await anext(watched)
     assert music.watches == [1]
+
+
+@pytest.mark.parametrize(("seconds", "calls"), [(None, 1), (3600.0, 1), (0.01, 5)])
+async def test_a_quota_is_waited_for_only_if_it_is_soon_free(client, music, seconds, calls):
+    music.quota_seconds = seconds
+    with pytest.raises(QuotaExceeded):
+        await client.generate(song_request("funk"))
+    assert music.generations == calls
 
 
 @pytest.mark.parametrize(
