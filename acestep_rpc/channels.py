@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 
 from acestep_rpc import tracing
-from acestep_rpc.client_security import ClientSecurity, SecuredChannel
+from acestep_rpc.client_security import ClientSecurity, Options, SecuredChannel
 from acestep_rpc.errors import DeadlineExceeded, StageUnavailable, from_rpc_error
 from acestep_rpc.server import KEEPALIVE_MILLISECONDS, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
 from acestep_rpc.telemetry import REQUEST_ID_KEY, request_id
@@ -30,19 +30,20 @@ _OPTIONS = (
 Metadata = Sequence[tuple[str, str]]
 
 
-def connect(target: str, security: ClientSecurity | None = None) -> grpc.aio.Channel:
+def connect(target: str, security: ClientSecurity | None = None, options: Options = ()) -> grpc.aio.Channel:
     """Open a channel with the system's limits and keepalive. It connects on the first call, and again after every break.
 
     Args:
         target: As "127.0.0.1:7001" or "dns:///encoder:7001".
         security: How to check the server and what to show it; None: neither, in plain text.
+        options: Of gRPC, beside the system's own.
     Raises:
         ValueError: A certificate, a key or the list of authorities is none.
         OSError: One of these files cannot be read.
     """
     if security is not None:
-        return SecuredChannel(target, security, _OPTIONS)
-    return grpc.aio.insecure_channel(target, options=_OPTIONS)
+        return SecuredChannel(target, security, (*_OPTIONS, *options))
+    return grpc.aio.insecure_channel(target, options=(*_OPTIONS, *options))
 
 
 def with_origin(metadata: Metadata | None) -> Metadata:

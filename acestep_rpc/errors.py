@@ -32,6 +32,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 DOMAIN = "acestep"
+_LONGEST_QUOTA_WAIT_SECONDS = 60.0
 
 
 class AcestepError(Exception):
@@ -45,7 +46,7 @@ class AcestepError(Exception):
 
     @property
     def pushback_milliseconds(self) -> int | None:
-        """How long a client's automatic retry waits; None: it is its own affair."""
+        """How long a client's automatic retry waits; negative: there shall be none; None: it is its own affair."""
         return None
 
 
@@ -220,6 +221,12 @@ class QuotaExceeded(AcestepError):
         info = error_details_pb2.RetryInfo()
         info.retry_delay.FromMilliseconds(math.ceil(self.retry_after_seconds * 1000))
         return failure, info
+
+    @property
+    def pushback_milliseconds(self) -> int:
+        """As the RetryInfo says; what is free again tomorrow, or never, is not worth a silent wait."""
+        seconds = self.retry_after_seconds
+        return math.ceil(seconds * 1000) if seconds is not None and seconds <= _LONGEST_QUOTA_WAIT_SECONDS else -1
 
 
 class StageUnavailable(_WithRetry):

@@ -12,6 +12,7 @@ import contextlib
 import io
 import math
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ import soundfile
 
 from acestep_rpc.errors import StageError
 from acestep_rpc.v1 import music_pb2, tensor_pb2, vae_pb2
+from orchestrator.ogg import with_serial
 
 Waveform = npt.NDArray[np.float32]
 """[2, S] float32, full scale -1 to 1."""
@@ -212,6 +214,7 @@ class SoundFileWriter:
     def __init__(self, container: _Container, sample_rate: int, total_samples: int, receipt: str) -> None:
         self._container = container
         self._total_samples = total_samples
+        self._serial = zlib.crc32(receipt.encode("ascii"))  # of an Ogg stream: that of the song
         self._bytes = io.BytesIO()
         self._handed_out = 0
         with self._encoding():
@@ -248,7 +251,7 @@ class SoundFileWriter:
         if self._container.container == "FLAC" and not self._handed_out and new:
             _complete_flac_header(new, self._total_samples)
         self._handed_out += len(new)
-        return bytes(new)
+        return with_serial(new, self._serial) if self._container.container == "OGG" else bytes(new)
 
     @contextlib.contextmanager
     def _encoding(self) -> Iterator[None]:

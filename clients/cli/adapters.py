@@ -2,10 +2,12 @@
 
 import argparse
 import asyncio
+import json
 
-from acestep_rpc.channels import RemoteStub
-from acestep_rpc.v1 import adapter_pb2, adapter_pb2_grpc
-from clients.cli.connection import add_connection_arguments, open_channel
+from google.protobuf import json_format
+
+from acestep_rpc.v1 import adapter_pb2
+from clients.cli.connection import add_connection_arguments, open_client
 
 _DESCRIPTION = """
 List the adapters (LoRA) of a server, load one before the first request needs it, or free its memory.
@@ -28,6 +30,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         sub = actions.add_parser(action, help=purpose)
         if action != "list":
             sub.add_argument("name", help="name in the adapter store")
+        sub.add_argument("--json", action="store_true", help="print a JSON object for each")
         sub.add_argument("--server", metavar="HOST:PORT", required=True, help="a running server")
         add_connection_arguments(sub)
         sub.set_defaults(run=run, action=action)
@@ -36,17 +39,19 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(args: argparse.Namespace) -> None:
     """Call, print a line for each adapter."""
     for adapter in asyncio.run(_call(args)):
+        if args.json:
+            print(json.dumps(json_format.MessageToDict(adapter, preserving_proto_field_name=True)))
+            continue
         trained = ["has trained scale"] if adapter.has_trained_scale else []
         print(adapter.name, "loaded" if adapter.loaded else "not loaded", *trained, sep="\t")
 
 
 async def _call(args: argparse.Namespace) -> list[adapter_pb2.Adapter]:
-    async with open_channel(args, args.server) as channel:
-        stub = RemoteStub(adapter_pb2_grpc.AdapterServiceStub, channel, args.server)
+    async with open_client(args, args.server) as client:
         match args.action:
             case "load":
-                return [(await stub.LoadAdapter(adapter_pb2.LoadAdapterRequest(name=args.name))).adapter]
+                return [await client.load_adapter(args.name)]
             case "unload":
-                return [(await stub.UnloadAdapter(adapter_pb2.UnloadAdapterRequest(name=args.name))).adapter]
+                return [await client.unload_adapter(args.name)]
             case _:
-                return list((await stub.ListAdapters(adapter_pb2.ListAdaptersRequest())).adapters)
+                return await client.adapters()

@@ -6,10 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import grpc.aio
-
-from acestep_rpc.channels import connect
-from acestep_rpc.client_security import ClientSecurity
+from acestep_client import AsyncClient
 from acestep_rpc.tls import ClientTls
 from acestep_rpc.watched_files import WatchedFiles
 from clients.cli.failures import CommandFailed, ExitCode
@@ -30,12 +27,13 @@ def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_channel(args: argparse.Namespace, target: str) -> grpc.aio.Channel:
-    """The channel that the flags ask for.
+def open_client(args: argparse.Namespace, target: str, retries: bool = False) -> AsyncClient:
+    """The client that the flags ask for.
 
     Args:
         args: With the flags of `add_connection_arguments`.
         target: Of the server.
+        retries: Wait and try again where the server has no room; else that is a failure at once.
     Raises:
         CommandFailed: A flag is missing, or a file is not what it should be.
     """
@@ -48,9 +46,7 @@ def open_channel(args: argparse.Namespace, target: str) -> grpc.aio.Channel:
         bearer = _bearer(args.api_key_file)
         if bearer is not None and tls is None and not target.startswith(_LOCAL):
             print(f"acestep: warning: the API key goes to {target} in plain text; --tls-ca protects it", file=sys.stderr)
-        if tls is None and bearer is None:
-            return connect(target)
-        return connect(target, ClientSecurity(tls, bearer or (lambda: "")))
+        return AsyncClient(target, tls=tls, api_key=bearer, retries=retries)
     except (OSError, ValueError) as error:
         raise CommandFailed(f"cannot use the credentials: {error}", ExitCode.USAGE) from error
 

@@ -24,6 +24,7 @@ class ExitCode(IntEnum):
     OVERLOADED = 4
     DEADLINE = 5
     DENIED = 6
+    DIFFERENT = 7
     INTERRUPTED = 130
 
 
@@ -36,6 +37,7 @@ exit codes:
   4    the server is overloaded, or the quota is used up: try again later
   5    the deadline of --timeout passed
   6    the server wants other credentials
+  7    replay: the song is not the same; batch: some songs failed; doctor: something needs attention
   130  interrupted by Ctrl-C or SIGTERM
 """
 

@@ -5,21 +5,22 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acestep_rpc.channels import RemoteStub
+from acestep_client import AsyncClient, BrokenTransfer, Result, source
+from acestep_client.parameters import Recipe
+from acestep_client.requests import FORMATS
 from acestep_rpc.errors import InvalidRequest
-from acestep_rpc.v1 import music_pb2, music_pb2_grpc
+from acestep_rpc.v1 import music_pb2
 from clients.cli.checkpoint import EMBEDDED_CHECKPOINT
-from clients.cli.connection import add_connection_arguments, open_channel
+from clients.cli.connection import add_connection_arguments, open_client
 from clients.cli.embedded_server import embedded_server
 from clients.cli.failures import EXIT_CODES_HELP, CommandFailed, ExitCode, missing_extra
-from clients.cli.request import FORMATS, add_arguments, build_request, in_terms_of_flags
-from clients.cli.song_files import SongFiles
-from clients.cli.upload import find_source
+from clients.cli.like import changed, extension, find_recipe, placed_source
+from clients.cli.request import add_arguments, build_request, in_terms_of_flags
 
 if TYPE_CHECKING:
     from clients.cli.progress import ProgressView
@@ -30,9 +31,12 @@ Make songs and write them to files.
   acestep generate --server localhost:50050 --tags "funk, bass, 105 bpm" --duration 30 -o song.wav
   acestep generate --checkpoint DIR --tags "ballad, piano" --lyrics "[verse]\nhello world" -o song.flac
   acestep generate --server localhost:50050 --tags techno --seed 1 --seed 2 -o take.mp3
+  acestep generate --server localhost:50050 --like song_input_params.json --tags "jazz, bass" -o other.wav
 
-The last one writes take_0.mp3 and take_1.mp3. Beside song.wav stands song_input_params.json: every parameter
-of the song, with its seed. A file appears only when it is whole. The paths are printed on standard output.
+The third one writes take_0.mp3 and take_1.mp3. Beside song.wav stands song_input_params.json: every parameter
+of the song, with its seed; the song has it inside, too. --like takes either, or a parameter file of the reference,
+and makes that song again; flags beside it change what they name. A file appears only when it is whole. The paths are
+printed on standard output.
 
   acestep generate --server localhost:50050 --tags "funk" --preview-steps 10,30 --preview-window 0:8 -o song.wav
 
@@ -45,11 +49,21 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add the subcommand."""
     parser = add_song_parser(commands, "generate", "make a song from tags and lyrics", _DESCRIPTION)
     parser.add_argument("--duration", type=float, metavar="SECONDS", help="length, 1 to 240 (default: 60)")
-    parser.set_defaults(set_task=_set_task, source=None)
+    parser.add_argument("--like", type=Path, metavar="FILE", help="make the song of this parameter file (JSON) or of this song again")
+    parser.add_argument(
+        "--from", dest="source", metavar="FILE", help="with --like, of a song made from another one: that one, where the server lacks it"
+    )
+    parser.set_defaults(set_task=_set_task)
 
 
 def _set_task(request: music_pb2.GenerateRequest, args: argparse.Namespace, source: music_pb2.AudioSource | None) -> None:
-    request.text_to_music.CopyFrom(music_pb2.TextToMusic(duration_seconds=args.duration))
+    if args.like is None:
+        request.text_to_music.CopyFrom(music_pb2.TextToMusic(duration_seconds=args.duration))
+    elif args.duration is not None:
+        task = request.WhichOneof("task")
+        if task not in ("text_to_music", "retake"):
+            raise CommandFailed(f"--duration: a {task} has the length that its source gives it", ExitCode.USAGE)
+        getattr(request, task).duration_seconds = args.duration
 
 
 def add_song_parser(
@@ -63,6 +77,29 @@ def add_song_parser(
     parser = commands.add_parser(
         name, help=purpose, description=description, epilog=EXIT_CODES_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_server_arguments(parser)
+    add_arguments(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument("-o", "--output", type=Path, metavar="FILE", help="(default: song.wav)")
+    output.add_argument("--format", choices=tuple(FORMATS), help="(default: from the file's extension)")
+    output.add_argument("--sample-rate", type=int, choices=(44100, 48000), help="in Hz (default: 48000)")
+    output.add_argument(
+        "--keep", action="store_true", help="keep the songs on the server too; their names, for --from, are printed on standard error"
+    )
+    output.add_argument("--json", action="store_true", help="print the receipts, one JSON object a line, instead of the paths")
+    add_patience_arguments(output)
+    parser.set_defaults(run=run, like=None)
+    return parser
+
+
+def add_patience_arguments(group: "argparse._ArgumentGroup") -> None:
+    """Flags of commands that take a while."""
+    group.add_argument("--quiet", action="store_true", help="show no progress")
+    group.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="give up after this time (default: never)")
+
+
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags that say who makes the songs: a running server, or one for this command."""
     where = parser.add_argument_group("where").add_mutually_exclusive_group()
     where.add_argument("--server", metavar="HOST:PORT", help="a running server")
     where.add_argument(
@@ -77,23 +114,10 @@ def add_song_parser(
     own.add_argument("--device", help="torch device, or auto (default: auto)")
     own.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), help="compute type (default: auto)")
     own.add_argument("--threads", type=int, help="CPU threads; 0: one per core (default: 0)")
-    add_arguments(parser)
-    output = parser.add_argument_group("output")
-    output.add_argument("-o", "--output", type=Path, default=Path("song.wav"), metavar="FILE", help="(default: %(default)s)")
-    output.add_argument("--format", choices=tuple(FORMATS), help="(default: from the file's extension)")
-    output.add_argument("--sample-rate", type=int, choices=(44100, 48000), help="in Hz (default: 48000)")
-    output.add_argument(
-        "--keep", action="store_true", help="keep the songs on the server too; their names, for --from, are printed on standard error"
-    )
-    output.add_argument("--json", action="store_true", help="print the receipts, one JSON object a line, instead of the paths")
-    output.add_argument("--quiet", action="store_true", help="show no progress")
-    output.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="give up after this time (default: never)")
-    parser.set_defaults(run=run)
-    return parser
 
 
-def run(args: argparse.Namespace) -> None:
-    """Generate, write, print."""
+def check_server_arguments(args: argparse.Namespace) -> None:
+    """Raise CommandFailed where those flags contradict each other."""
     if args.server is not None:
         for name in ("device", "dtype", "threads"):
             if getattr(args, name) is not None:
@@ -102,35 +126,65 @@ def run(args: argparse.Namespace) -> None:
         raise CommandFailed("--tls-ca goes with --server: a server of one's own is called in plain text", ExitCode.USAGE)
     elif not args.checkpoint.is_dir():
         raise CommandFailed(f"--checkpoint {args.checkpoint}: no such folder", ExitCode.USAGE)
-    if not args.output.parent.is_dir():
-        raise CommandFailed(f"-o {args.output}: there is no folder {args.output.parent}", ExitCode.USAGE)
-    if args.output.is_dir():
-        raise CommandFailed(f"-o {args.output} is a folder: name a file", ExitCode.USAGE)
-    request = build_request(args, _audio_format(args), args.sample_rate)
+
+
+def check_output(path: Path) -> None:
+    """Raise CommandFailed where no file can be written."""
+    if not path.parent.is_dir():
+        raise CommandFailed(f"-o {path}: there is no folder {path.parent}", ExitCode.USAGE)
+    if path.is_dir():
+        raise CommandFailed(f"-o {path} is a folder: name a file", ExitCode.USAGE)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Generate, write, print."""
+    check_server_arguments(args)
+    recipe = find_recipe(args.like, "--like") if args.like is not None else None
+    if recipe is None and args.source is not None and args.command == "generate":
+        raise CommandFailed("--from goes with --like; other songs from songs: acestep repaint, extend, edit, cover", ExitCode.USAGE)
+    if args.output is None:
+        args.output = Path("song.wav") if recipe is None else Path(f"song.{extension(recipe.request.output.format)}")
+    check_output(args.output)
+    request = build_request(args, _audio_format(args, recipe), args.sample_rate)
+    if recipe is not None:
+        request = changed(recipe.request, request)
     request.keep_results = args.keep
+    result = with_progress(args.quiet, lambda view: _generate(args, request, recipe, view))
+    report(result)
+    for song in result:
+        print(json.dumps(song.receipt | {"audio_path": str(song.content)}, ensure_ascii=False) if args.json else song.content)
+
+
+def with_progress(quiet: bool, work: Callable[["ProgressView"], Coroutine[Any, Any, Result]]) -> Result:
+    """The result of work that shows its progress; its failures in the words of the command line."""
     try:
         from clients.cli.progress import ProgressView  # needs the extra
     except ModuleNotFoundError as error:
         raise missing_extra(error, "cli") from error
     try:
-        with ProgressView(quiet=args.quiet) as view:
-            result, files = asyncio.run(_generate(args, request, view))
+        with ProgressView(quiet=quiet) as view:
+            return asyncio.run(_until_terminated(work(view)))
     except InvalidRequest as error:
         raise in_terms_of_flags(error) from error
-    except OSError as error:
+    except (OSError, BrokenTransfer) as error:
         raise CommandFailed(str(error)) from error
-    report(result)
-    for path, receipt in files:
-        print(json.dumps(receipt, ensure_ascii=False) if args.json else path)
 
 
-def report(result: music_pb2.GenerateResult) -> None:
+async def _until_terminated(work: Coroutine[Any, Any, Result]) -> Result:
+    """SIGTERM cancels the work, as Ctrl-C does."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
+
+
+def report(result: Result) -> None:
     """Print on standard error what an author should know."""
     for warning in result.warnings:
         print(f"acestep: warning: {warning}", file=sys.stderr)
     for change in result.lyric_changes:
         print(f"acestep: lyrics: {_shown(change)}", file=sys.stderr)
-    for song in result.songs:
+    for song in result:
         if song.name:
             print(f"acestep: kept as {song.name}", file=sys.stderr)
 
@@ -141,60 +195,48 @@ def _shown(change: music_pb2.LyricChange) -> str:
     return f"line {change.old_line_number}: {old} -> {new}"
 
 
-def _audio_format(args: argparse.Namespace) -> music_pb2.AudioFormat:
-    name = args.format or _EXTENSIONS.get(args.output.suffix.lower())
+def _audio_format(args: argparse.Namespace, recipe: Recipe | None) -> music_pb2.AudioFormat:
+    """What --format or the file's name says; of a song made again its own, where the name does not contradict."""
+    suffix = args.output.suffix.lower()
+    if args.format is None and recipe is not None and suffix == f".{extension(recipe.request.output.format)}":
+        return recipe.request.output.format
+    name = args.format or _EXTENSIONS.get(suffix)
     if name is None:
         raise CommandFailed(f"-o {args.output}: give --format, or one of the extensions {' '.join(_EXTENSIONS)}", ExitCode.USAGE)
     return FORMATS[name]
 
 
-async def _generate(
-    args: argparse.Namespace, request: music_pb2.GenerateRequest, view: "ProgressView"
-) -> tuple[music_pb2.GenerateResult, list[tuple[Path, dict[str, Any]]]]:
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    async with _server(args, view) as target, open_channel(args, target) as channel:
-        stub = RemoteStub(music_pb2_grpc.MusicServiceStub, channel, target)
-        # Closing the events, as leaving early does, cancels the work on the server.
-        with SongFiles(args.output, request.output.format) as files:
-            args.set_task(request, args, await find_source(stub, args.source) if args.source else None)
-            async with aclosing(stub.Generate(request, timeout=args.timeout)) as events:
-                result = await receive(events, files, view)
-            return result, files.finish(result.songs)
+async def _generate(args: argparse.Namespace, request: music_pb2.GenerateRequest, recipe: Recipe | None, view: "ProgressView") -> Result:
+    async with server(args, view) as target, open_client(args, target) as client:
+        if recipe is None:
+            args.set_task(request, args, await _find_source(client, args.source) if args.source else None)
+            return await client.generate(request, to=args.output, on_progress=view.update, on_preview=view.preview, timeout=args.timeout)
+        args.set_task(request, args, None)
+        async with placed_source(client, recipe, request, args.source):
+            return await client.generate(request, to=args.output, on_progress=view.update, on_preview=view.preview, timeout=args.timeout)
 
 
-async def receive(
-    events: AsyncIterator[music_pb2.GenerateEvent], files: SongFiles | None, view: "ProgressView"
-) -> music_pb2.GenerateResult:
-    """Take what a server sends of a request, to its result; without files, audio is left."""
-    result: music_pb2.GenerateResult | None = None
-    async for event in events:
-        kind = event.WhichOneof("event")
-        if kind == "progress":
-            view.update(event.progress)
-        elif kind == "completed":
-            result = event.completed
-        elif files is not None and kind == "accepted":
-            files.accept(len(event.accepted.seeds))
-        elif files is not None and kind == "audio_chunk":
-            preview = files.write(event.audio_chunk)
-            if preview is not None:
-                view.say(f"acestep: preview {preview}")
-    if result is None:
-        raise CommandFailed("the server ended the call without a result")
-    return result
+async def _find_source(client: AsyncClient, name: str) -> music_pb2.AudioSource:
+    """What --from means: the name of an asset or a result as it is, a file uploaded."""
+    if Path(name).is_file():
+        return source((await client.upload(Path(name))).name)
+    if name.startswith(("assets/", "operations/")):
+        return source(name)
+    raise CommandFailed(f"--from {name}: no such file", ExitCode.USAGE)
 
 
 @asynccontextmanager
-async def _server(args: argparse.Namespace, view: "ProgressView") -> AsyncIterator[str]:
+async def server(args: argparse.Namespace, view: "ProgressView | None" = None) -> AsyncIterator[str]:
+    """The target: the running server, or one that lives as long as the block."""
     if args.server is not None:
         yield args.server
         return
     settings = {name: str(value) for name in ("checkpoint", "device", "dtype", "threads") if (value := getattr(args, name)) is not None}
-    view.begin("load")
+    if view is not None:
+        view.begin("load")
     async with embedded_server(settings) as target:
-        view.end("load")
+        if view is not None:
+            view.end("load")
         yield target
 
 

@@ -26,6 +26,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     new = actions.add_parser("new", help="make a key")
     new.add_argument("tenant", help="1 to 128 printable characters")
+    new.add_argument("--json", action="store_true", help="print both as one JSON object")
     new.set_defaults(run=run)
 
 
@@ -35,6 +36,10 @@ def run(args: argparse.Namespace) -> None:
     if not 0 < len(name) <= 128 or not name.isprintable() or name == "*":
         raise CommandFailed(f"{name!r} cannot name a tenant: 1 to 128 printable characters, and not *", ExitCode.USAGE)
     key = new_key()
+    line = f'{name if _BARE.fullmatch(name) else json.dumps(name, ensure_ascii=False)}.keys = ["sha256:{key_digest(key)}"]'
+    if args.json:
+        print(json.dumps({"key": key, "line": line}, ensure_ascii=False))
+        return
     print(key)
-    print(f'{name if _BARE.fullmatch(name) else json.dumps(name, ensure_ascii=False)}.keys = ["sha256:{key_digest(key)}"]')
+    print(line)
     print("acestep: the first line is the key, the second one is for the server's file of tenants", file=sys.stderr)

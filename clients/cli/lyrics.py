@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 from google.protobuf import json_format
 
-from acestep_rpc.channels import RemoteStub
 from acestep_rpc.errors import InvalidRequest
-from acestep_rpc.v1 import encoder_pb2, lyrics_pb2, lyrics_pb2_grpc
+from acestep_rpc.v1 import encoder_pb2, lyrics_pb2
 from clients.cli.checkpoint import EMBEDDED_CHECKPOINT
-from clients.cli.connection import add_connection_arguments, open_channel
+from clients.cli.connection import add_connection_arguments, open_client
 from clients.cli.embedded_server import embedded_server
 from clients.cli.failures import EXIT_CODES_HELP, CommandFailed, ExitCode, missing_extra
 from clients.cli.request import add_lyric_arguments, in_terms_of_flags, lyric_options, read_lyrics
@@ -69,11 +68,9 @@ def run(args: argparse.Namespace) -> None:
         raise CommandFailed("--tls-ca goes with --server: a server of one's own is called in plain text", ExitCode.USAGE)
     if args.server is None and not args.checkpoint.is_dir():
         raise CommandFailed(f"--checkpoint {args.checkpoint}: no such folder", ExitCode.USAGE)
-    request = lyrics_pb2.PreviewRequest(
-        lyrics=read_lyrics(None, args.file), lyric_options=lyric_options(args), duration_seconds=args.duration
-    )
+    lyrics = read_lyrics(None, args.file)
     try:
-        response = asyncio.run(_preview(args, request))
+        response = asyncio.run(_preview(args, lyrics))
     except InvalidRequest as error:
         raise in_terms_of_flags(error) from error
     if args.json:
@@ -126,10 +123,9 @@ def _reason(line: encoder_pb2.LyricLine) -> str:
     return f"{line.language_reason} ({line.language_score:.2f})" if line.HasField("language_score") else line.language_reason
 
 
-async def _preview(args: argparse.Namespace, request: lyrics_pb2.PreviewRequest) -> lyrics_pb2.PreviewResponse:
-    async with _server(args) as target, open_channel(args, target) as channel:
-        response: lyrics_pb2.PreviewResponse = await RemoteStub(lyrics_pb2_grpc.LyricsServiceStub, channel, target).Preview(request)
-        return response
+async def _preview(args: argparse.Namespace, lyrics: str) -> lyrics_pb2.PreviewResponse:
+    async with _server(args) as target, open_client(args, target) as client:
+        return await client.preview_lyrics(lyrics, options=lyric_options(args), duration_seconds=args.duration)
 
 
 @asynccontextmanager

@@ -2,25 +2,66 @@
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 
 from acestep_rpc import __version__
 from acestep_rpc.errors import AcestepError
-from clients.cli import adapters, demo, fetch_weights, generate, init_checkpoint, jobs, keys, lyrics, serve, submit, variations
+from clients.cli import (
+    adapters,
+    batch,
+    capabilities,
+    completion,
+    demo,
+    doctor,
+    fetch_weights,
+    generate,
+    init_checkpoint,
+    jobs,
+    keys,
+    lyrics,
+    replay,
+    serve,
+    submit,
+    variations,
+)
 from clients.cli.failures import EXIT_CODES_HELP, CommandFailed, ExitCode, exit_code
 
+# PYTHON_ARGCOMPLETE_OK
+
+_COMMANDS = (
+    generate,
+    batch,
+    replay,
+    submit,
+    jobs,
+    lyrics,
+    capabilities,
+    adapters,
+    serve,
+    keys,
+    doctor,
+    demo,
+    fetch_weights,
+    init_checkpoint,
+    completion,
+)
 _DESCRIPTION = """\
 ACE-Step v1: songs from tags and lyrics.
 
-a first song, without a download (the checkpoint is random, so the song is noise):
-  acestep init-checkpoint --size tiny --seed 0 checkpoints/tiny
-  acestep generate --checkpoint checkpoints/tiny --tags "funk, bass" --duration 10 -o song.wav
+a first song, without a download, by the small checkpoint that comes along:
+  acestep generate --tags "reggae, 92 bpm, A minor, organ, bass, drums, instrumental" --duration 20 -o song.wav
 
 real music:
   acestep fetch-weights --output checkpoints/official
   acestep serve --embedded --checkpoint checkpoints/official --port 50050
   acestep generate --server localhost:50050 --tags "funk, bass" --lyrics-file song.txt -o song.flac
+
+many songs, the same song again, and what is wrong here:
+  acestep batch songs.jsonl --server localhost:50050 --output-dir out
+  acestep replay song.flac --server localhost:50050
+  acestep doctor
 """
 
 
@@ -30,8 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="acestep", description=_DESCRIPTION, epilog=EXIT_CODES_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"acestep-serving {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (generate, submit, jobs, lyrics, serve, keys, adapters, demo, fetch_weights, init_checkpoint):
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    for command in _COMMANDS:
         command.add_parser(commands)
     variations.add_parsers(commands)
     return parser
@@ -39,9 +80,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    args = parser.parse_args(argv)
     try:
-        args.run(args)
+        code: int | None = args.run(args)
     except CommandFailed as failure:
         print(f"acestep: {failure}", file=sys.stderr)
         return failure.exit_code
@@ -51,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("acestep: interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
-    return ExitCode.OK
+    return ExitCode.OK if code is None else code
 
 
 if __name__ == "__main__":

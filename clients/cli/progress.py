@@ -6,6 +6,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
+from acestep_client import Preview
 from acestep_rpc.v1 import music_pb2
 
 _STAGES = {
@@ -45,6 +46,10 @@ class ProgressView:
     def say(self, line: str) -> None:
         """Print a line above the bars."""
         self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def preview(self, preview: Preview) -> None:
+        """Say where one is to be heard."""
+        self.say(f"acestep: preview {preview.content}")
 
     def begin(self, name: str) -> None:
         """Show a bar without a known length."""

@@ -5,26 +5,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from acestep_client.requests import CFG_TYPES, LYRIC_RULES, SCHEDULERS
 from acestep_rpc.errors import InvalidRequest
 from acestep_rpc.v1 import encoder_pb2, music_pb2, sampling_pb2
 from clients.cli.failures import CommandFailed, ExitCode
 
-SCHEDULERS = {
-    "euler": sampling_pb2.SCHEDULER_TYPE_EULER,
-    "heun": sampling_pb2.SCHEDULER_TYPE_HEUN,
-    "pingpong": sampling_pb2.SCHEDULER_TYPE_PINGPONG,
-}
-CFG_TYPES = {"apg": sampling_pb2.CFG_TYPE_APG, "cfg": sampling_pb2.CFG_TYPE_CFG, "cfg_star": sampling_pb2.CFG_TYPE_CFG_STAR}
-FORMATS = {
-    "wav": music_pb2.AUDIO_FORMAT_WAV_PCM16,
-    "wav24": music_pb2.AUDIO_FORMAT_WAV_PCM24,
-    "wav32f": music_pb2.AUDIO_FORMAT_WAV_FLOAT32,
-    "flac": music_pb2.AUDIO_FORMAT_FLAC,
-    "mp3": music_pb2.AUDIO_FORMAT_MP3,
-    "ogg": music_pb2.AUDIO_FORMAT_OGG_VORBIS,
-    "opus": music_pb2.AUDIO_FORMAT_OGG_OPUS,
-}
-LYRIC_RULES = {"reference": encoder_pb2.LYRIC_RULES_REFERENCE, "revised": encoder_pb2.LYRIC_RULES_REVISED}
 _SAMPLING_FIELDS = tuple(field.name for field in sampling_pb2.SamplingParams.DESCRIPTOR.fields)
 
 # Request fields and the flags that set them.

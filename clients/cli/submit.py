@@ -2,16 +2,18 @@
 
 import argparse
 import asyncio
+import json
 import os
 
-from google.longrunning import operations_pb2
+from google.protobuf import json_format
 
-from acestep_rpc.channels import RemoteStub
+from acestep_client import Job
+from acestep_client.requests import FORMATS
 from acestep_rpc.errors import InvalidRequest
-from acestep_rpc.v1 import music_pb2, music_pb2_grpc
-from clients.cli.connection import add_connection_arguments, open_channel
+from acestep_rpc.v1 import music_pb2
+from clients.cli.connection import add_connection_arguments, open_client
 from clients.cli.failures import EXIT_CODES_HELP
-from clients.cli.request import FORMATS, add_arguments, build_request, in_terms_of_flags
+from clients.cli.request import add_arguments, build_request, in_terms_of_flags
 
 _DESCRIPTION = """
 Leave a song to the server, and print the name of its operation. It is made whether or not anyone waits.
@@ -38,6 +40,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--duration", type=float, metavar="SECONDS", help="length, 1 to 240 (default: 60)")
     parser.add_argument("--format", choices=tuple(FORMATS), default="wav", help="(default: %(default)s)")
     parser.add_argument("--sample-rate", type=int, choices=(44100, 48000), help="in Hz (default: 48000)")
+    parser.add_argument("--json", action="store_true", help="print the operation as JSON instead of its name")
     job = parser.add_argument_group("the job")
     job.add_argument("--request-id", default="", metavar="ID", help="name of the operation after operations/ (default: drawn)")
     job.add_argument("--webhook-url", metavar="URL", help="called when the job ends (default: nobody is)")
@@ -55,15 +58,17 @@ def run(args: argparse.Namespace) -> None:
     generation = build_request(args, FORMATS[args.format], args.sample_rate)
     generation.request_id = args.request_id
     generation.text_to_music.CopyFrom(music_pb2.TextToMusic(duration_seconds=args.duration))
-    request = music_pb2.SubmitGenerationRequest(generation=generation, webhook_url=args.webhook_url)
-    if args.webhook_url is not None and args.webhook_secret is not None:
-        request.webhook_secret = args.webhook_secret
     try:
-        print(asyncio.run(_submit(args, request)).name)
+        job = asyncio.run(_submit(args, generation))
     except InvalidRequest as error:
         raise in_terms_of_flags(error) from error
+    if args.json:
+        print(json.dumps(json_format.MessageToDict(job.operation, preserving_proto_field_name=True), ensure_ascii=False))
+    else:
+        print(job.name)
 
 
-async def _submit(args: argparse.Namespace, request: music_pb2.SubmitGenerationRequest) -> operations_pb2.Operation:
-    async with open_channel(args, args.server) as channel:
-        return await RemoteStub(music_pb2_grpc.MusicServiceStub, channel, args.server).SubmitGeneration(request)
+async def _submit(args: argparse.Namespace, request: music_pb2.GenerateRequest) -> Job:
+    secret = args.webhook_secret if args.webhook_url is not None else None
+    async with open_client(args, args.server) as client:
+        return await client.submit(request, webhook_url=args.webhook_url, webhook_secret=secret)

@@ -156,6 +156,37 @@ def running(mode: str, checkpoint: Path, adapters: Path, folder: Path) -> Iterat
                 server.stop(signal.SIGKILL)
 
 
+@contextlib.contextmanager
+def serving(checkpoint: Path, folder: Path, *arguments: str, **settings: str) -> Iterator[Server]:
+    """One process with a data folder, whose jobs are taken up two seconds after it was killed."""
+    own = [
+        "--embedded",
+        "--checkpoint",
+        str(checkpoint),
+        "--dtype",
+        "float32",
+        "--threads",
+        "1",
+        "--data",
+        str(folder / "data"),
+        *arguments,
+    ]
+    environment = {f"ACESTEP_ORCHESTRATOR_{name.upper()}": value for name, value in ({"job_lease_seconds": "2"} | settings).items()}
+    one = Server("orchestrator", own, folder, environment=environment)
+    one.start()
+    try:
+        yield one
+    finally:
+        one.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def song_server(checkpoint, tmp_path_factory) -> Iterator[Server]:
+    """What tests of the client and its commands call, and leave running."""
+    with serving(checkpoint, tmp_path_factory.mktemp("songs")) as one:
+        yield one
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """The servers under test share the machine with each other."""

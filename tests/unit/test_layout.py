@@ -8,12 +8,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = {"encoder_svc", "diffusion_svc", "vae_svc"}
-OURS = SERVICES | {"acestep_rpc", "orchestrator", "clients", "training", "benchmarks", "tests"}
+OURS = SERVICES | {"acestep_rpc", "acestep_client", "orchestrator", "clients", "training", "benchmarks", "tests"}
+FOLDERS = {"acestep_client": "clients/python/acestep_client"}
 NETWORKS = {"torch", "transformers", "diffusers"}
 
 
 def python_files(package: str) -> list[Path]:
-    return sorted(path for path in (ROOT / package).rglob("*.py") if "v1" not in path.relative_to(ROOT).parts)
+    files = sorted(path for path in (ROOT / FOLDERS.get(package, package)).rglob("*.py") if "v1" not in path.relative_to(ROOT).parts)
+    return [path for path in files if package_of(path) == package.partition("/")[0]]
+
+
+def package_of(path: Path) -> str:
+    """Which of our packages a file belongs to."""
+    inside = [package for package, folder in FOLDERS.items() if path.is_relative_to(ROOT / folder)]
+    return inside[0] if inside else path.relative_to(ROOT).parts[0]
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -34,13 +42,14 @@ def top(name: str) -> str:
 
 def allowed(path: Path) -> set[str]:
     """Packages of ours that a file may import."""
-    package, *inner = path.relative_to(ROOT).with_suffix("").parts
+    package, inner = package_of(path), path.relative_to(ROOT).with_suffix("").parts[1:]
     if package in SERVICES:
         return set() if inner[0] == "model" else {"acestep_rpc"}
     return {
         "acestep_rpc": set(),
-        "orchestrator": {"acestep_rpc"} | (SERVICES if inner == ["embedded"] else set()),
-        "clients": {"acestep_rpc"},
+        "orchestrator": {"acestep_rpc"} | (SERVICES if inner == ("embedded",) else set()),
+        "acestep_client": {"acestep_rpc"},
+        "clients": {"acestep_rpc", "acestep_client"},
         "training": SERVICES,
     }[package]
 
@@ -50,7 +59,7 @@ FILES = [path for package in sorted(OURS - {"benchmarks", "tests"}) for path in 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_one_way(path: Path):
-    package = path.relative_to(ROOT).parts[0]
+    package = package_of(path)
     wrong = {name for name in imported(path) if top(name) in OURS - {package} and top(name) not in allowed(path)}
     assert not wrong
 
@@ -62,7 +71,7 @@ def test_networks_know_torch_and_their_own_folder_only(service):
         assert all(name.startswith(f"{service}.model") for name in ours), path
 
 
-@pytest.mark.parametrize("package", ["orchestrator", "clients"])
+@pytest.mark.parametrize("package", ["orchestrator", "clients", "acestep_client"])
 def test_no_network_is_imported_where_none_runs(package):
     for path in python_files(package):
         assert not {top(name) for name in imported(path)} & NETWORKS, path
@@ -70,7 +79,7 @@ def test_no_network_is_imported_where_none_runs(package):
 
 def test_only_the_stages_import_torch_through_acestep_rpc():
     users = {
-        path.relative_to(ROOT).parts[0]
+        package
         for package in OURS - {"tests", "benchmarks"}
         for path in python_files(package)
         if any(name.startswith("acestep_rpc.torch_tensor") for name in imported(path))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from acestep_rpc.api_keys import key_digest
-from clients.cli.connection import API_KEY_VARIABLE, add_connection_arguments, open_channel
+from clients.cli.connection import API_KEY_VARIABLE, add_connection_arguments, open_client
 from clients.cli.failures import CommandFailed
 from clients.cli.main import main
 from tests.certificates import Authority
@@ -32,7 +32,7 @@ async def test_flags_that_lack_their_partner_and_bad_files_are_refused(tmp_path:
         ["--api-key-file", bad],
     ):
         with pytest.raises(CommandFailed):
-            open_channel(arguments(*argv), "localhost:1")
+            open_client(arguments(*argv), "localhost:1")
 
 
 async def test_a_key_on_its_way_through_a_network_in_plain_text_is_warned_of(
@@ -46,7 +46,7 @@ async def test_a_key_on_its_way_through_a_network_in_plain_text_is_warned_of(
         ("music.example:1", ["--tls-ca", authority.ca], False),
         ("music.example:1", ["--tls-ca", "system"], False),
     ):
-        await open_channel(arguments(*argv), target).close()
+        await open_client(arguments(*argv), target).close()
         said = capsys.readouterr().err
         assert ("in plain text" in said) == warned
         assert "acestep_secret" not in said
