@@ -1,5 +1,6 @@
 """A live view of one request on standard error: a bar per stage, with its step and the server's estimate."""
 
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -48,8 +49,9 @@ class ProgressView:
         self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def preview(self, preview: Preview) -> None:
-        """Say where one is to be heard."""
-        self.say(f"acestep: preview {preview.content}")
+        """Say in which file one is to be heard."""
+        if isinstance(preview.content, Path):
+            self.say(f"acestep: preview {preview.content}")
 
     def begin(self, name: str) -> None:
         """Show a bar without a known length."""
