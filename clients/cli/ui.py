@@ -78,7 +78,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     own.add_argument("--device_id", type=_device_id, metavar="N", help="number of the CUDA device (default: the first)")
     own.add_argument("--bf16", **_SWITCH, help="compute in bfloat16; false: float32 (default: bfloat16 where the device computes it fast)")
     own.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), help="the same by name (default: auto)")
-    own.add_argument("--torch_compile", **_SWITCH, help="compile the transformer: slower start, faster songs (default: false)")
+    own.add_argument("--torch_compile", **_SWITCH, help="not there: true is refused")
     own.add_argument("--cpu_offload", **_SWITCH, help="not there: true is refused")
     own.add_argument("--overlapped_decode", **_SWITCH, help="songs are always decoded in overlapping pieces: false is refused")
     own.add_argument("--threads", type=int, help="CPU threads; 0 takes one per core (default: 0)")
@@ -116,6 +116,10 @@ def _settings(args: argparse.Namespace) -> dict[str, str]:
             " (acestep serve), or take --device cpu",
             ExitCode.USAGE,
         )
+    if args.torch_compile:
+        raise CommandFailed(
+            "--torch_compile is not there: forwards change their shape with every song that joins or leaves", ExitCode.USAGE
+        )
     if args.overlapped_decode is False:
         raise CommandFailed("--overlapped_decode false is not there: songs are always decoded in overlapping pieces", ExitCode.USAGE)
     if args.bf16 is not None and args.dtype is not None:
@@ -128,7 +132,6 @@ def _settings(args: argparse.Namespace) -> dict[str, str]:
     settings = {"checkpoint": checkpoint, "data": args.data or Path("outputs/ui"), "device": args.device, "threads": args.threads}
     settings |= {"adapters": args.adapters, "tenants": args.tenants, "authentication": "keys" if args.tenants else None}
     settings["dtype"] = args.dtype if args.bf16 is None else "bfloat16" if args.bf16 else "float32"
-    settings["torch_compile"] = "true" if args.torch_compile else None
     return {name: str(value) for name, value in settings.items() if value is not None}
 
 
@@ -141,7 +144,12 @@ async def _serve(args: argparse.Namespace, settings: dict[str, str]) -> None:
     async with _server(args, settings) as target:
 
         def connect(api_key: str | None) -> AsyncClient:
-            return open_client(args, target) if api_key is None else open_client(args, target, api_key=api_key)
+            try:
+                return open_client(args, target, api_key=api_key)
+            except CommandFailed as error:
+                if api_key is None:
+                    raise
+                raise ValueError(str(error)) from error  # a visitor's mistake, not the command's
 
         async with serving(connect, Address(args.host, args.port)) as (url, capabilities):
             _check_device(args, capabilities)

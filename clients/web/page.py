@@ -29,6 +29,7 @@ _TABS: dict[str, tuple[str, Callable[[Parts], None]]] = {
     "lyrics": ("Lyrics", lyrics.build),
     "adapters": ("Adapters", adapters.build),
 }
+_DELETE_UPLOADS_SECONDS = (600, 3600)  # look so often, delete what is so old: the server has its own copy
 _FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
@@ -77,7 +78,7 @@ def build_page(capabilities: music_pb2.GetCapabilitiesResponse, sessions: Sessio
         sessions: Who is there.
         runs: What is in the making.
     """
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=_DELETE_UPLOADS_SECONDS) as page:
         parts = Parts(Controls(Limits(capabilities)), sessions, runs)
         actions = SongActions(parts)
         gr.HTML(views.masthead(capabilities, sessions.need_login))
@@ -108,7 +109,7 @@ def build_page(capabilities: music_pb2.GetCapabilitiesResponse, sessions: Sessio
         panel.connect(page, parts.make, cancel)
         for name, tab in parts.on_open.items():
             tab.select(_show(parts, name), None, parts.task_outputs, api_visibility="private", show_progress="hidden")
-    return page
+    return page.queue(default_concurrency_limit=None)  # the server has limits; visitors do not wait for each other here
 
 
 def _show(parts: Parts, name: str) -> Callable[[], Updates]:

@@ -12,7 +12,15 @@ from acestep_client import AsyncClient
 from acestep_rpc.errors import AcestepError
 from acestep_rpc.v1 import music_pb2
 
-_KEPT_RUNS = 64
+_KEPT_RUNS = 256
+_KEPT_AUDIO = 4  # runs that ended, whose bytes a player may still be reading
+_PLAYABLE = (
+    music_pb2.AUDIO_FORMAT_UNSPECIFIED,
+    music_pb2.AUDIO_FORMAT_WAV_PCM16,
+    music_pb2.AUDIO_FORMAT_WAV_PCM24,
+    music_pb2.AUDIO_FORMAT_WAV_FLOAT32,
+)
+"""Formats that can be played before they are whole."""
 
 
 class State(Enum):
@@ -34,7 +42,7 @@ class Run:
     progress: music_pb2.Progress = field(default_factory=lambda: music_pb2.Progress(stage=music_pb2.STAGE_QUEUED))
     seeds: tuple[int, ...] = ()
     audio: dict[int, bytearray] = field(default_factory=dict)
-    """Bytes of each song so far, by its index."""
+    """Bytes of each song so far, by its index; none of formats that cannot be played before they are whole."""
     result: music_pb2.GenerateResult | None = None
     error: AcestepError | None = None
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -97,7 +105,7 @@ class Run:
                 self.seeds = tuple(event.accepted.seeds)
             case "progress":
                 self.progress = event.progress
-            case "audio_chunk" if not event.audio_chunk.HasField("preview_step"):
+            case "audio_chunk" if not event.audio_chunk.HasField("preview_step") and self.request.output.format in _PLAYABLE:
                 self.audio.setdefault(event.audio_chunk.variant_index, bytearray()).extend(event.audio_chunk.data)
             case "completed":
                 self.result = event.completed
@@ -122,8 +130,11 @@ class Runs:
             request: Gets a name if it has none.
         """
         request.request_id = request.request_id or secrets.token_hex(8)
-        for name in [name for name, run in self._runs.items() if run.state is not State.RUNNING][:-_KEPT_RUNS]:
+        ended = [name for name, run in self._runs.items() if run.state is not State.RUNNING]
+        for name in ended[:-_KEPT_RUNS]:
             del self._runs[name]
+        for name in ended[-_KEPT_RUNS:-_KEPT_AUDIO]:
+            self._runs[name].audio.clear()
         run = self._runs[request.request_id] = Run(owner, request)
         run.start(client)
         return run

@@ -20,7 +20,7 @@ def build_source(parts: Parts, task: str, label: str, pick: bool = False) -> Non
         pick: Stretches of the source can be chosen on its waveform.
     """
     field = f"{task}.source"
-    with gr.Row(equal_height=True, elem_classes="source-row"):
+    with gr.Row(elem_classes="source-row"):
         songs = gr.Dropdown(
             [],
             value=None,

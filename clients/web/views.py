@@ -70,9 +70,7 @@ def progress(run: Run) -> str:
 
 
 def growing_songs(run: Run) -> str:
-    """Players of what can be heard already. Only wav can be played before it is whole."""
-    if _FORMAT_NAMES.get(run.request.output.format, "wav")[:3] != "wav":
-        return ""
+    """Players of what can be heard already."""
     return "".join(
         f'<song-player key="{run.request_id}/{index}" live="/media/runs/{run.request_id}/{index}" '
         f'label="Take {index + 1}" facts="seed {run.seeds[index]} · still being made"></song-player>'

@@ -27,12 +27,14 @@ class Shown extends HTMLElement {
   }
 
   attributeChangedCallback(name, before, now) {
-    if (this.isConnected && this.shadowRoot && before !== now) this.build();
+    if (!this.isConnected || !this.shadowRoot || before === now || this.stale) return;
+    this.stale = true; // several attributes change together: build once
+    queueMicrotask(() => { this.stale = false; if (this.isConnected) this.build(); });
   }
 }
 
 class SongPlayer extends Shown {
-  static observedAttributes = ["name", "live"];
+  static observedAttributes = ["name", "live", "label", "facts", "key"];
 
   build() {
     const before = this.audio && this.keyed === this.getAttribute("key") ? { time: this.audio.currentTime, on: !this.audio.paused } : null;

@@ -17,11 +17,11 @@ from clients.web.requests import NO_ADAPTER
 def build(parts: Parts) -> None:
     """A list, and what can be done with one of them."""
     gr.Markdown("LoRA adapters of the server. A song that names one loads it by itself; loading it before saves the first song the wait.")
-    with gr.Row(equal_height=True):
+    with gr.Row(elem_classes="source-row"):
         chosen = gr.Dropdown([], label="Adapter", elem_id="adapter-chosen", scale=3, min_width=240)
-        load = gr.Button("Load", elem_id="adapter-load", min_width=90)
-        unload = gr.Button("Unload", elem_id="adapter-unload", min_width=90)
-        use = gr.Button("Use in the song", variant="primary", elem_id="adapter-use", min_width=130)
+        load = gr.Button("Load", size="md", elem_id="adapter-load", min_width=90)
+        unload = gr.Button("Unload", size="md", elem_id="adapter-unload", min_width=90)
+        use = gr.Button("Use in the song", size="md", variant="primary", elem_id="adapter-use", min_width=130)
     message = gr.HTML(elem_id="adapter-message")
     table = gr.HTML(elem_id="adapter-table")
 

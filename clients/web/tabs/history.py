@@ -15,7 +15,7 @@ def build(parts: Parts, actions: SongActions) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             songs = gr.Radio([], label="Songs, the newest first", elem_id="history-songs")
-            refresh = gr.Button("Refresh", elem_id="history-refresh")
+            refresh = gr.Button("Refresh", size="sm", elem_id="history-refresh")
         with gr.Column(scale=3, min_width=280):
             player = gr.HTML(
                 '<div class="empty-result"><strong>Choose a song</strong>Its player, settings and downloads appear here.</div>'

@@ -27,9 +27,9 @@ def build(parts: Parts) -> None:
                 60, label="Length of the song", info="Seconds; says whether the words fit", minimum=1, elem_id="preview-seconds"
             )
             with gr.Row():
-                take = gr.Button("Take from the song")
-                give = gr.Button("Use in the song")
-            read = gr.Button("Read the lyrics", variant="primary", elem_id="preview-read")
+                take = gr.Button("Take from the song", size="md", min_width=120)
+                give = gr.Button("Use in the song", size="md", min_width=120)
+            read = gr.Button("Read the lyrics", size="md", variant="primary", elem_id="preview-read")
         with gr.Column(scale=3, min_width=280):
             table = gr.HTML(
                 '<div class="empty-result"><strong>Every line, as the model is given it</strong>'
