@@ -27,13 +27,14 @@ def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_client(args: argparse.Namespace, target: str, retries: bool = False) -> AsyncClient:
+def open_client(args: argparse.Namespace, target: str, retries: bool = False, api_key: str | None = None) -> AsyncClient:
     """The client that the flags ask for.
 
     Args:
         args: With the flags of `add_connection_arguments`.
         target: Of the server.
         retries: Wait and try again where the server has no room; else that is a failure at once.
+        api_key: Shown instead of the one that the flags name.
     Raises:
         CommandFailed: A flag is missing, or a file is not what it should be.
     """
@@ -43,7 +44,7 @@ def open_client(args: argparse.Namespace, target: str, retries: bool = False) ->
         raise CommandFailed("--tls-cert and --tls-server-name need --tls-ca, a file or system", ExitCode.USAGE)
     tls = ClientTls(args.tls_ca, args.tls_cert, args.tls_key, args.tls_server_name) if args.tls_ca is not None else None
     try:
-        bearer = _bearer(args.api_key_file)
+        bearer = _bearer(args.api_key_file) if api_key is None else _key(api_key)
         if bearer is not None and tls is None and not target.startswith(_LOCAL):
             print(f"acestep: warning: the API key goes to {target} in plain text; --tls-ca protects it", file=sys.stderr)
         return AsyncClient(target, tls=tls, api_key=bearer, retries=retries)
@@ -60,6 +61,11 @@ def _bearer(path: Path | None) -> Callable[[], str] | None:
     if not files.current():
         raise ValueError(f"{path} is empty")
     return files.current
+
+
+def _key(api_key: str) -> Callable[[], str]:
+    checked = _checked(api_key, "the key")
+    return lambda: checked
 
 
 def _checked(key: str, where: str) -> str:

@@ -24,6 +24,7 @@ from clients.cli import (
     replay,
     serve,
     submit,
+    ui,
     variations,
 )
 from clients.cli.failures import EXIT_CODES_HELP, CommandFailed, ExitCode, exit_code
@@ -39,6 +40,7 @@ _COMMANDS = (
     lyrics,
     capabilities,
     adapters,
+    ui,
     serve,
     keys,
     doctor,
