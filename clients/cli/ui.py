@@ -192,7 +192,7 @@ def _share(url: str, everybody: bool) -> str:
         print("acestep: warning: whoever has the address can make songs here; --tenants asks for a key", file=sys.stderr)
     host, _, port = url.removeprefix("http://").rpartition(":")
     try:
-        return setup_tunnel(host, int(port), secrets.token_urlsafe(32), None, None)
+        return str(setup_tunnel(host, int(port), secrets.token_urlsafe(32), None, None))
     except Exception as error:  # Gradio raises whatever its parts do
         raise CommandFailed(f"--share: Gradio's relay cannot be used: {error}", ExitCode.UNAVAILABLE) from error
 

@@ -64,7 +64,8 @@ def _mel_power(samples: Samples, sample_rate: int) -> NDArray[np.float64]:
     window = np.hanning(_WINDOW).astype(np.float32)
     frames = np.stack([padded[start : start + _WINDOW] * window for start in starts])
     power = np.abs(np.fft.rfft(frames, axis=1)) ** 2
-    return _mel_filters(sample_rate, power.shape[1]) @ power.T
+    mel: NDArray[np.float64] = _mel_filters(sample_rate, power.shape[1]) @ power.T
+    return mel
 
 
 def _mel_filters(sample_rate: int, num_bins: int) -> NDArray[np.float64]:

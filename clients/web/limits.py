@@ -47,7 +47,7 @@ class Limits:
 
     def _default(self, field: str) -> float:
         folder, _, name = field.partition(".")
-        if folder == "sampling" and self.sampling.HasField(name):  # type: ignore[arg-type]  # a field that the server named
+        if folder == "sampling" and self.sampling.HasField(name):  # a field that the server named
             return float(getattr(self.sampling, name))
         parameter = self._parameters[field]
         return parameter.default_value if parameter.HasField("default_value") else parameter.minimum

@@ -37,7 +37,7 @@ def add_routes(app: FastAPI, sessions: Sessions, runs: Runs, cache: SongCache) -
 
     @app.exception_handler(AcestepError)
     async def tell(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, _STATUS.get(type(error), 502))  # type: ignore[call-overload]
+        return JSONResponse({"error": str(error)}, _STATUS.get(type(error), 502))
 
     @app.exception_handler(soundfile.LibsndfileError)
     async def tell_of_file(request: Request, error: Exception) -> JSONResponse:

@@ -162,7 +162,7 @@ def _adapters(given: Mapping[str, Any], reader: _Reader) -> dict[str, Any]:
         return {}
     listed = [adapter for adapter in given.get("adapters", ()) if isinstance(adapter, Mapping)]
     more = ", ".join(f"{adapter.get('name')}:{adapter.get('scale', 1):g}" for adapter in listed[1:])
-    values = {"adapters": reader.text("lora_name_or_path") or NO_ADAPTER, MORE_ADAPTERS: more}
+    values: dict[str, Any] = {"adapters": reader.text("lora_name_or_path") or NO_ADAPTER, MORE_ADAPTERS: more}
     values |= {"adapters.scale": reader.number("lora_weight") if "lora_weight" in given else 1.0}
     return values | {TRAINED_SCALE: any(adapter.get("use_trained_scale") for adapter in listed)}
 

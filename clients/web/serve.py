@@ -44,12 +44,12 @@ async def serving(
         AcestepError: The server does not answer.
         OSError: The port is taken.
     """
-    shared: AsyncClient | None = connect(None)
-    capabilities = None
+    client, capabilities = connect(None), None
+    shared: AsyncClient | None = client
     try:
-        capabilities = await shared.capabilities()
+        capabilities = await client.capabilities()
     except Unauthenticated:
-        await shared.close()
+        await client.close()
         shared = None
     with tempfile.TemporaryDirectory(prefix="acestep-ui-") as folder:
         async with web_app(Sessions(connect, shared), Path(folder)) as app:
