@@ -13,8 +13,8 @@ from training.corpus import clock
 from training.corpus.genres import BEAT_FRAMES
 from training.shards import PreparedSong
 
-HEARD = 0.9
-"""Part of a phase's variance that the closed form explains: measured 0.98 and 0.93 in a trained transformer."""
+HEARD = 0.8
+"""Part of a phase's variance that the closed form explains: 0.99 and 0.97 in the trained checkpoint, less over noise as songs."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def song(number: int) -> PreparedSong:
     generator = torch.Generator().manual_seed(number)
     return PreparedSong(
         key=str(number),
-        latents=torch.randn(8, 16, 40, generator=generator),
+        latents=torch.randn(8, 16, 64, generator=generator),
         texts=(torch.randn(4, embedded.TRANSFORMER["text_embedding_dim"], generator=generator),),
         captions=("",),
         lyric_ids=torch.randint(6000, (9,), generator=generator),
@@ -57,7 +57,7 @@ def song(number: int) -> PreparedSong:
 
 @pytest.fixture(scope="module")
 def songs() -> list[Batch]:
-    return [collate(0, [song(0), song(1)])]
+    return [collate(0, [song(number) for number in range(6)])]  # more tokens than the width
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,8 @@ def checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def clocked(checkpoint, songs):
     model = load_trainable(checkpoint).eval()
+    with torch.no_grad():  # as training leaves it: an absent speaker is no absent tag
+        model.speaker_embedder.bias.normal_(generator=torch.Generator().manual_seed(0))
     prompts = clock.read_prompts(checkpoint, 512, 0, per_tempo=1)
     return model, *clock.with_clock(model, clock.Clockmaker(model, prompts, songs, 0)), prompts
 
@@ -79,7 +81,7 @@ def test_two_blocks_say_the_phases_of_two_beats_beats_and_bars(clocked):
     model, counting, heard, _ = clocked
     assert min(heard) > HEARD
     assert counting.config.num_layers == model.config.num_layers + 2
-    assert counting.config.ssl_encoder_depths == [depth + 2 for depth in model.config.ssl_encoder_depths]
+    assert counting.config.ssl_encoder_depths == tuple(depth + 2 for depth in model.config.ssl_encoder_depths)
 
 
 def spread(model, prompts) -> torch.Tensor:
@@ -106,6 +108,13 @@ def test_it_needs_four_heads(checkpoint, songs):
     object.__setattr__(model.config, "num_attention_heads", 2)
     with pytest.raises(ValueError, match="a clock needs 4 heads, this transformer has 2"):
         clock.Clockmaker(model, clock.read_prompts(checkpoint, 512, 0, per_tempo=1), songs, 0)
+
+
+def test_a_network_that_embeds_everything_alike_is_refused(checkpoint, songs):
+    model = load_trainable(checkpoint).eval()  # its speaker's and its tags' biases are both zero
+    maker = clock.Clockmaker(model, clock.read_prompts(checkpoint, 512, 0, per_tempo=1), songs, 0)
+    with pytest.raises(ValueError, match="train it first"):
+        clock.with_clock(model, maker)
 
 
 def test_the_phase_of_a_period_is_a_turn():
