@@ -49,6 +49,12 @@ REAL_TIME_FACTOR = Histogram(
     buckets=(0.01, 0.03, 0.1, 0.3, 1, 2, 4, 8, 16, 32, 64, 128, 256),
 )
 
+FIRST_AUDIO_SECONDS = Histogram(
+    "acestep_first_audio_seconds", "Time from a call's arrival to the first piece of a finished song.", buckets=_SECONDS
+)
+FIRST_PREVIEW_SECONDS = Histogram("acestep_first_preview_seconds", "Time from a call's arrival to its first preview.", buckets=_SECONDS)
+PREVIEWS = Counter("acestep_previews", "Previews of unfinished songs, by what became of them.", ["outcome"])
+
 BACKLOG_SECONDS = Gauge("acestep_backlog_seconds", "Predicted seconds of work accepted and not finished.", ["stage"])
 COST_ERROR = Histogram(
     "acestep_cost_error_ratio",

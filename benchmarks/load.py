@@ -180,7 +180,7 @@ class _Listening:
             match event.WhichOneof("event"):
                 case "accepted":
                     self._accepted = elapsed
-                case "audio_chunk":
+                case "audio_chunk" if not event.audio_chunk.HasField("preview_step"):
                     if self._first_audio is None:
                         self._first_audio = elapsed
                     if bytes_per_second:

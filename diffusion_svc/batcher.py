@@ -48,6 +48,15 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """Clean estimate [8, 16, T] of the stretch of a song that its request wants to hear of, after one of its steps."""
+
+    variant: int
+    step: int
+    latents: Tensor
+
+
+@dataclass(frozen=True)
 class Result:
     """Final latents [8, 16, T], one per seed, and what they cost."""
 
@@ -61,7 +70,7 @@ class _Ticket:
     songs: list[Song]
     joined: float
     started: bool = False
-    events: asyncio.Queue[Progress | Result | AcestepError] = field(default_factory=asyncio.Queue)
+    events: asyncio.Queue[Progress | Estimate | Result | AcestepError] = field(default_factory=asyncio.Queue)
 
 
 class Batcher:
@@ -115,8 +124,10 @@ class Batcher:
         work = sum((song.remaining_work for song, _ in self._queue), NOTHING)
         return self._cost.predict(work.shared_features(self._queue.budget))
 
-    async def sample(self, request: SamplingRequest, terms: Terms | None = None) -> AsyncGenerator[Progress | Result]:
-        """Progress after each step, then the result. Closing the iterator withdraws the request before the next tick.
+    async def sample(self, request: SamplingRequest, terms: Terms | None = None) -> AsyncGenerator[Progress | Estimate | Result]:
+        """Progress after each step, with the estimates that are wanted, then the result.
+
+        Closing the iterator withdraws the request before the next tick.
 
         Args:
             request: What to sample.
@@ -224,6 +235,9 @@ class Batcher:
         total = sum(song.total_steps for song in songs)
         if rows:
             ticket.events.put_nowait(Progress(step, total, rows))
+        for variant, song in enumerate(songs):
+            while song.estimates.taken:
+                ticket.events.put_nowait(Estimate(variant, *song.estimates.taken.pop(0)))
         latents = [song.result for song in songs if isinstance(song.result, Tensor)]
         if len(latents) == len(songs):
             seconds = sum(song.device_seconds for song in songs)

@@ -18,7 +18,9 @@ from diffusion_svc.adapters import Adaptation
 from diffusion_svc.branch_prompts import BranchPrompt, branch_prompts
 from diffusion_svc.model.low_rank import Updates
 from diffusion_svc.model.transformer import Context, Modulation, Row, Transformer
+from diffusion_svc.previews import Preview, build_estimates
 from diffusion_svc.sampling.denoising import Evaluation, Task
+from diffusion_svc.sampling.estimates import NO_ESTIMATES, Estimates
 from diffusion_svc.sampling.guidance import Branch
 from diffusion_svc.sampling.params import SamplingParams
 from diffusion_svc.sampling.solvers import NoiseSource, seeded_noise
@@ -37,6 +39,8 @@ class SamplingRequest:
         params: Sampling parameters.
         seeds: One a song.
         task: What is sampled; its source, if it has one, is on any device.
+        adaptation: Adapters that act; None: none.
+        preview: What to estimate on the way; None: nothing.
     """
 
     conditions: ConditionStates
@@ -44,6 +48,7 @@ class SamplingRequest:
     seeds: tuple[int, ...]
     task: TaskSpec
     adaptation: Adaptation | None = None
+    preview: Preview | None = None
 
 
 @dataclass(eq=False)
@@ -58,6 +63,7 @@ class Song:
         num_windows: Parts that the task computes one after another, each over the whole schedule.
         updates: Low-rank updates of the request's adapters; None: none.
         work_left: Work before each of its forwards, and after the last.
+        estimates: What is taken of it on the way.
         pending: What the task waits for; empty once it is finished.
         rows: Rows that answer it, each once.
         answers: For each that is pending, which of the rows.
@@ -71,6 +77,7 @@ class Song:
     num_windows: int = 1
     updates: Updates | None = None
     work_left: Sequence[Work] = (NOTHING,)
+    estimates: Estimates = NO_ESTIMATES
     pending: Sequence[Evaluation] = ()
     rows: Sequence[Row] = ()
     answers: Sequence[int] = ()
@@ -177,8 +184,9 @@ class Sampler:
         work_left = totals_left(song_work(spec, request.params, contexts, weaken_null))
         songs = []
         for variant, seed in enumerate(request.seeds):
-            task = build_task(spec, variant, seed, request.params, schedule, self._noise_of)
-            song = Song(task, contexts, modulations, weaken_null, len(windows_of(spec)), updates, work_left)
+            estimates = build_estimates(request.preview, spec, schedule)
+            task = build_task(spec, variant, seed, request.params, schedule, self._noise_of, estimates)
+            song = Song(task, contexts, modulations, weaken_null, len(windows_of(spec)), updates, work_left, estimates)
             self.resume(song, None)
             songs.append(song)
         return songs

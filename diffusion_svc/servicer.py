@@ -24,11 +24,12 @@ from acestep_rpc.torch_tensor import pack, unpack
 from acestep_rpc.tracing import annotate
 from acestep_rpc.v1 import diffusion_pb2, diffusion_pb2_grpc, encoder_pb2, music_pb2, sampling_pb2, stage_pb2, stage_pb2_grpc
 from diffusion_svc.adapters import NAME, Adaptation, AdapterError, AdapterStore
-from diffusion_svc.batcher import Batcher, Progress
+from diffusion_svc.batcher import Batcher, Estimate, Progress
 from diffusion_svc.budget import Budget, forward_seconds, measure_budget, measure_forwards, timed_forward
 from diffusion_svc.memory import request_memory
 from diffusion_svc.model.config import TransformerConfig
 from diffusion_svc.model.transformer import Transformer
+from diffusion_svc.previews import read_preview
 from diffusion_svc.sampler import Sampler, SamplingRequest
 from diffusion_svc.sampling.guidance import CfgType, GuidanceParams
 from diffusion_svc.sampling.params import SamplingParams, SchedulerType
@@ -94,6 +95,15 @@ class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
                 if isinstance(event, Progress):
                     progress = diffusion_pb2.SampleProgress(step=event.step, total_steps=event.total_steps, batch_rows=event.batch_rows)
                     yield diffusion_pb2.SampleResponse(progress=progress)
+                elif isinstance(event, Estimate):
+                    assert sampling.preview is not None
+                    preview = diffusion_pb2.SamplePreview(
+                        variant_index=event.variant,
+                        step=event.step,
+                        latents=pack(event.latents),
+                        start_seconds=sampling.preview.start_seconds,
+                    )
+                    yield diffusion_pb2.SampleResponse(preview=preview)
                 else:
                     annotate(device_seconds=event.device_seconds, evaluated_rows=event.evaluated_rows)
                     result = diffusion_pb2.SampleResult(
@@ -249,7 +259,7 @@ def read_request(request: diffusion_pb2.SampleRequest, config: TransformerConfig
     frames = max((stop - start for start, stop in windows_of(task)), default=0)
     if max(frames, tokens) > config.max_position:
         raise ShapeTooLarge(f"{frames} frames and {tokens} tokens; the checkpoint has {config.max_position} positions")
-    return SamplingRequest(conditions, params, tuple(request.seeds), task)
+    return SamplingRequest(conditions, params, tuple(request.seeds), task, preview=read_preview(request, task, params))
 
 
 def read_terms(request: diffusion_pb2.SampleRequest, time_remaining: float | None) -> Terms:

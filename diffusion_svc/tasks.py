@@ -9,6 +9,7 @@ from acestep_rpc.work import context_windows, extension_windows, merge_spans
 from diffusion_svc.sampling.audio_to_audio import audio_to_audio, build_reference_schedule
 from diffusion_svc.sampling.denoising import Task
 from diffusion_svc.sampling.edit import EditWindow, edit
+from diffusion_svc.sampling.estimates import NO_ESTIMATES, Estimates
 from diffusion_svc.sampling.params import SamplingParams, build_sampling_schedule
 from diffusion_svc.sampling.repaint import build_mask, extend, extension_noise_frames, repaint
 from diffusion_svc.sampling.schedule import Schedule, build_schedule
@@ -153,7 +154,13 @@ def build_task_schedule(spec: TaskSpec, params: SamplingParams) -> Schedule:
 
 
 def build_task(
-    spec: TaskSpec, variant: int, seed: int, params: SamplingParams, schedule: Schedule, noise_of: Callable[[int, int], NoiseSource]
+    spec: TaskSpec,
+    variant: int,
+    seed: int,
+    params: SamplingParams,
+    schedule: Schedule,
+    noise_of: Callable[[int, int], NoiseSource],
+    estimates: Estimates = NO_ESTIMATES,
 ) -> Task:
     """The generator of one song.
 
@@ -164,22 +171,23 @@ def build_task(
         params: Of the request.
         schedule: From `build_task_schedule`.
         noise_of: Noise of a seed, so many frames long.
+        estimates: What to take of the song on the way.
     """
     if isinstance(spec, TextToMusic):
-        return text_to_music(params, schedule, noise_of(seed, spec.num_frames))
+        return text_to_music(params, schedule, noise_of(seed, spec.num_frames), estimates)
     if isinstance(spec, AudioToAudio):
-        return audio_to_audio(params, schedule, spec.source, spec.strength, noise_of(seed, spec.num_frames))
+        return audio_to_audio(params, schedule, spec.source, spec.strength, noise_of(seed, spec.num_frames), estimates)
     retake_seed = spec.retake_seeds[variant]
     match spec:
         case Retake(num_frames=frames):
-            return retake(params, schedule, spec.variances[variant], noise_of(seed, frames), noise_of(retake_seed, frames))
+            return retake(params, schedule, spec.variances[variant], noise_of(seed, frames), noise_of(retake_seed, frames), estimates)
         case Repaint(num_frames=frames):
             mask = build_mask(frames, merge_spans(spec.regions), spec.feather).to(spec.source.device)
             noises = noise_of(seed, frames), noise_of(retake_seed, frames)
-            return repaint(params, schedule, spec.source, mask, spec.variance, *noises, spec.windows)
+            return repaint(params, schedule, spec.source, mask, spec.variance, *noises, spec.windows, estimates)
         case Extend():
             frames = spec.source.shape[-1]
             retake_noise = noise_of(retake_seed, extension_noise_frames(frames, spec.left, spec.right))
-            return extend(params, schedule, spec.source, spec.left, spec.right, noise_of(seed, frames), retake_noise)
+            return extend(params, schedule, spec.source, spec.left, spec.right, noise_of(seed, frames), retake_noise, estimates)
         case Edit():
-            return edit(params, schedule, spec.source, spec.window, noise_of(retake_seed, spec.num_frames))
+            return edit(params, schedule, spec.source, spec.window, noise_of(retake_seed, spec.num_frames), estimates)

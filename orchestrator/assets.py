@@ -17,7 +17,7 @@ from acestep_rpc.telemetry import tenant
 
 READ_BYTES = 1 << 20
 _FOLDER = r"operations/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}(/attempts/[0-9]{1,9})?"
-_NAME = re.compile(rf"assets/[0-9a-f]{{64}}|{_FOLDER}/results/[0-9]{{1,2}}")
+_NAME = re.compile(rf"assets/[0-9a-f]{{64}}|{_FOLDER}/results/[0-9]{{1,2}}|{_FOLDER}/previews/[0-9]{{1,2}}-[0-9]{{1,3}}")
 
 
 class AssetStore:
@@ -42,6 +42,10 @@ class AssetStore:
     async def add_audio(self, name: str, file: Path) -> None:
         """Store the file of a name that is not made of its content."""
         await asyncio.to_thread(self._put, file, f"{_checked(name)}/audio")
+
+    async def add_preview(self, name: str, data: bytes) -> None:
+        """Store what is heard of an unfinished song."""
+        await asyncio.to_thread(self._write, f"{_checked(name)}/audio", io.BytesIO(data))
 
     async def size(self, name: str) -> int:
         """Bytes of an asset.
@@ -87,12 +91,12 @@ class AssetStore:
         return data
 
     async def remove(self, folder: str) -> None:
-        """Remove all results of a job, or those of one attempt at it; nothing to do where there are none.
+        """Remove all that a job has, or one attempt at it, or the previews of that; nothing to do where there is nothing.
 
         Args:
-            folder: As "operations/a" or "operations/a/attempts/1".
+            folder: As "operations/a", "operations/a/attempts/1" or "operations/a/attempts/1/previews".
         """
-        assert re.fullmatch(_FOLDER, folder)
+        assert re.fullmatch(rf"{_FOLDER}(/previews)?", folder)
         with contextlib.suppress(FileNotFoundError):
             await asyncio.to_thread(self._files.rm, self._path(folder), recursive=True)
 

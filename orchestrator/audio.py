@@ -1,7 +1,9 @@
 """Waveforms to audio files, piece by piece, with the receipt inside. Knows formats and samples, not where they come from.
 
-    wav                       header, samples as they come, LIST/INFO/ICMT chunk with the receipt: sizes are known before the first sample
-    flac, mp3, ogg            written by libsndfile, handed out when all samples are there; the receipt is the comment
+    wav     header, samples as they come, LIST/INFO/ICMT chunk with the receipt: sizes are known before the first sample
+    ogg     (vorbis, opus) written by libsndfile, page by page as they are full; the receipt is the comment
+    flac    so too; its header states the length, which is known, and leaves open (0) what only the end knows: sizes of frames, the MD5
+    mp3     so too, but handed out when all samples are there: its first frame states its size, its padding and a table for seeking
 
 S samples.
 """
@@ -38,8 +40,18 @@ class AudioWriter(Protocol):
         """End the file; returns its last bytes, at least one."""
 
 
+def audio_type(start: bytes) -> str:
+    """Content type of a file, by its first bytes."""
+    kinds = {b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"OggS": "audio/ogg", b"ID3": "audio/mpeg", b"\xff": "audio/mpeg"}
+    return next((kind for magic, kind in kinds.items() if start.startswith(magic)), "application/octet-stream")
+
+
 class EncodingFailed(Exception):
     """A compressed format cannot be written; no byte of the file has left."""
+
+
+class EncodingBroken(StageError):
+    """A compressed format could not be written to its end; some of the file has left."""
 
 
 def open_writer(audio_format: music_pb2.AudioFormat, sample_rate: int, total_samples: int, receipt: str) -> AudioWriter:
@@ -53,7 +65,7 @@ def open_writer(audio_format: music_pb2.AudioFormat, sample_rate: int, total_sam
     """
     if audio_format in _SAMPLES:
         return WavWriter(_SAMPLES[audio_format], sample_rate, total_samples, receipt)
-    return SoundFileWriter(_CONTAINERS[audio_format], sample_rate, receipt)
+    return SoundFileWriter(_CONTAINERS[audio_format], sample_rate, total_samples, receipt)
 
 
 def read_waveform(message: vae_pb2.DecodeLatentsResponse | vae_pb2.ReadAudioResponse) -> Waveform:
@@ -165,17 +177,19 @@ class _Container:
         subtype: Encoding of the samples.
         compression_level: 0 (largest) to 1. The lossy ones make 200 to 250 kbit/s of dense music: no difference to be heard.
         max_comment_bytes: Longest comment that is written.
+        streams: Its bytes stay what they are once they are written, but for the header of FLAC.
     """
 
     container: str
     subtype: str
     compression_level: float
     max_comment_bytes: int = 1 << 20
+    streams: bool = True
 
 
 _CONTAINERS = {
     music_pb2.AUDIO_FORMAT_FLAC: _Container("FLAC", "PCM_24", 0.5),
-    music_pb2.AUDIO_FORMAT_MP3: _Container("MP3", "MPEG_LAYER_III", 0.1),
+    music_pb2.AUDIO_FORMAT_MP3: _Container("MP3", "MPEG_LAYER_III", 0.1, streams=False),
     music_pb2.AUDIO_FORMAT_OGG_VORBIS: _Container("OGG", "VORBIS", 0.2),
     # libsndfile cannot open opus files again whose comment fills an Ogg page, some 60 kB
     music_pb2.AUDIO_FORMAT_OGG_OPUS: _Container("OGG", "OPUS", 0.6, max_comment_bytes=48_000),
@@ -183,18 +197,21 @@ _CONTAINERS = {
 
 
 class SoundFileWriter:
-    """A file that libsndfile compresses as samples come. It goes back to its header at the end, so no byte is ready before.
+    """A file that libsndfile compresses as samples come, handed out as it grows where its container allows it.
 
     Args:
         container: What to write.
         sample_rate: In Hz.
+        total_samples: Per channel.
         receipt: ASCII text; one that the format cannot hold stays out of the file.
     """
 
-    def __init__(self, container: _Container, sample_rate: int, receipt: str) -> None:
+    def __init__(self, container: _Container, sample_rate: int, total_samples: int, receipt: str) -> None:
         self._container = container
+        self._total_samples = total_samples
         self._bytes = io.BytesIO()
-        with _encoding():
+        self._handed_out = 0
+        with self._encoding():
             self._file = soundfile.SoundFile(
                 self._bytes,
                 "w",
@@ -209,30 +226,49 @@ class SoundFileWriter:
 
     def write(self, waveform: Waveform) -> bytes:
         """See AudioWriter."""
-        with _encoding():
+        with self._encoding():
             if self._container.subtype == "PCM_24":
                 self._file.write(_to_integers(waveform, 24).T << 8)  # libsndfile takes the upper 24 bits; its own conversion wraps
             else:
                 self._file.write(np.clip(waveform, -1.0, 1.0).T)
-        return b""
+        return self._take() if self._container.streams else b""
 
     def close(self) -> bytes:
         """See AudioWriter."""
-        with _encoding():
+        with self._encoding():
             self._file.close()
-        return self._bytes.getvalue()
+        return self._take()
+
+    def _take(self) -> bytes:
+        """What has not been handed out yet."""
+        new = bytearray(self._bytes.getbuffer()[self._handed_out :])
+        if self._container.container == "FLAC" and not self._handed_out and new:
+            _complete_flac_header(new, self._total_samples)
+        self._handed_out += len(new)
+        return bytes(new)
+
+    @contextlib.contextmanager
+    def _encoding(self) -> Iterator[None]:
+        """What libsndfile refuses; ValueError is its Python side, for a format that this build does not have."""
+        try:
+            yield
+        except (soundfile.SoundFileError, ValueError) as error:
+            if self._handed_out:
+                raise EncodingBroken(f"the song could not be written to its end: {error}") from error
+            raise EncodingFailed(str(error)) from error
+
+
+def _complete_flac_header(start_of_file: bytearray, total_samples: int) -> None:
+    """Set the length in a STREAMINFO block, and nothing that is known at the end alone: the same header, however the file was cut."""
+    assert start_of_file[:4] == b"fLaC"
+    assert len(start_of_file) >= 42  # the block ends there
+    start_of_file[12:18] = bytes(6)  # sizes of frames: unknown
+    start_of_file[21] = (start_of_file[21] & 0xF0) | (total_samples >> 32)
+    start_of_file[22:26] = (total_samples & 0xFFFFFFFF).to_bytes(4, "big")
+    start_of_file[26:42] = bytes(16)  # MD5 of the samples: unknown
 
 
 def num_latent_frames(file: Path) -> int:
     """Latent frames that the codec makes of an audio file, from the file's own account of itself."""
     duration_seconds: float = soundfile.info(str(file)).duration
     return math.ceil(duration_seconds * 44100 / 4096)
-
-
-@contextlib.contextmanager
-def _encoding() -> Iterator[None]:
-    """What libsndfile refuses; ValueError is its Python side, for a format that this build does not have."""
-    try:
-        yield
-    except (soundfile.SoundFileError, ValueError) as error:
-        raise EncodingFailed(str(error)) from error

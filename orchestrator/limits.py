@@ -52,6 +52,9 @@ LIMITS = {
     "sampling.guidance_scale_lyric": Limit(0, 10, 0),
     "sampling.oss_steps": Limit(1, 1000),
     "output.sample_rate": Limit(SAMPLE_RATES[0], SAMPLE_RATES[-1], SAMPLE_RATES[-1]),
+    "output.preview.at_steps": Limit(1, 200),
+    "output.preview.window.start_seconds": Limit(0, 720),
+    "output.preview.window.end_seconds": Limit(0, 720),
     "adapters.scale": Limit(-3, 3, 1),
 }
 """By path in GenerateRequest; a repeated field's limit is that of each element."""

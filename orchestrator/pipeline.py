@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from acestep_rpc.v1 import encoder_pb2, music_pb2, tensor_pb2, vae_pb2
 from orchestrator.audio import EncodingFailed
 from orchestrator.lyric_diff import diff_lyrics
 from orchestrator.plan import Plan
+from orchestrator.preview_spec import check_window, decoded_window, heard_window
+from orchestrator.previews import Previews
 from orchestrator.receipt import format_name
 from orchestrator.results import Results
 from orchestrator.song_file import SongFile
@@ -25,6 +28,8 @@ from orchestrator.splice import Splice
 from orchestrator.stage_requests import encode_request, encode_target_request, sample_request
 from orchestrator.stages import Stages
 from orchestrator.tasks import Edit, Repaint, song_seconds, task_warnings
+
+T = TypeVar("T")
 
 
 async def generate(
@@ -49,11 +54,30 @@ async def generate(
         results: Where the songs are kept; None: nowhere.
         load: Predicted seconds of work of the encoder, the diffusion and the vae stage.
     Yields:
-        accepted, progress and audio chunks, completed. A song that cannot be written in the wanted format is wav, and the result says so.
+        accepted, progress, chunks of previews and songs, completed. A song that cannot be written in the wanted format is wav, and the
+        result says so.
     Raises:
         AcestepError: From a stage, or StageError for a result that is no song.
     """
+    async with contextlib.AsyncExitStack() as stack:  # what goes on beside it ends with it
+        made = _generate(plan, stages, deadline, source, original, results, load, stack)
+        async with contextlib.aclosing(made) as events:
+            async for event in events:
+                yield event
+
+
+async def _generate(
+    plan: Plan,
+    stages: Stages,
+    deadline: float | None,
+    source: vae_pb2.EncodeAudioResponse | None,
+    original: npt.NDArray[np.float32] | None,
+    results: Results | None,
+    load: Sequence[float],
+    beside: contextlib.AsyncExitStack,
+) -> AsyncGenerator[music_pb2.GenerateEvent, None]:
     duration_seconds = song_seconds(plan.task, source)
+    check_window(plan.preview, duration_seconds)
     events = _Events(plan.request_id)
     clock = _Clock()
     yield events.stamp(accepted=music_pb2.Accepted(seeds=plan.seeds, duration_seconds=duration_seconds))
@@ -71,12 +95,29 @@ async def generate(
     preprocess_seconds = clock.lap("encode")
     yield events.progress(music_pb2.STAGE_ENCODE, 1, 1, 0.0)
 
-    request = sample_request(plan, encoded.conditioning, source.latents if source else None, target.conditioning if target else None)
+    previews, window, decode_pace = None, None, load[2] / (len(plan.seeds) * duration_seconds)
+    if plan.preview is not None:
+        heard = heard_window(plan.preview, plan.task, duration_seconds, int(source.latents.shape[2]) if source else 0)
+        window = decoded_window(heard, duration_seconds, descriptions[2].limits["decode_margin_seconds"])
+        decode_pace = load[2] / (len(plan.seeds) * (duration_seconds + len(plan.preview.at_steps) * (window[1] - window[0])))
+        splice = _splice(plan, source, original)
+        previews = Previews(plan, stages, heard, decode_pace * (window[1] - window[0]), deadline, splice.put_back if splice else None)
+        await beside.enter_async_context(contextlib.aclosing(previews))
+
+    source_latents, target_conditioning = source.latents if source else None, target.conditioning if target else None
+    request = sample_request(plan, encoded.conditioning, source_latents, target_conditioning, window)
     latents: list[tensor_pb2.Tensor] = []
     pace = _Pace()
     with _internal("diffusion"):
-        async with contextlib.aclosing(stages.sample(request, deadline, load[1])) as responses:
+        async with contextlib.aclosing(_beside(previews, stages.sample(request, deadline, load[1]))) as responses:
             async for response in responses:
+                if isinstance(response, music_pb2.AudioChunk):
+                    yield events.stamp(audio_chunk=response)
+                    continue
+                if response.WhichOneof("event") == "preview":
+                    assert previews is not None
+                    previews.add(response.preview)
+                    continue
                 step, total = response.progress.step, response.progress.total_steps
                 if response.WhichOneof("event") == "progress":
                     yield events.progress(music_pb2.STAGE_SAMPLE, step, total, pace.seconds_left(step, total))
@@ -91,6 +132,8 @@ async def generate(
     pace = _Pace()
     while len(songs) < len(latents):
         variant_index = len(songs)
+        if previews is not None:
+            previews.drop(variant_index)
         with contextlib.ExitStack() as stack:
             keeper = stack.enter_context(contextlib.closing(results.open(plan.request_id, variant_index))) if results else None
             splice = _splice(plan, source, original)
@@ -98,8 +141,12 @@ async def generate(
             decode_request = vae_pb2.DecodeLatentsRequest(latents=latents[variant_index], sample_rate=plan.sample_rate)
             try:
                 with _internal("vae"):
-                    async with contextlib.aclosing(stages.decode(decode_request, deadline, load[2] / len(latents))) as pieces:
+                    decoded = stages.decode(decode_request, deadline, decode_pace * duration_seconds)
+                    async with contextlib.aclosing(_beside(previews, decoded)) as pieces:
                         async for piece in pieces:
+                            if isinstance(piece, music_pb2.AudioChunk):
+                                yield events.stamp(audio_chunk=piece)
+                                continue
                             for chunk in await asyncio.to_thread(file.add, piece):
                                 yield events.stamp(audio_chunk=chunk)
                             step, total = _decoded_seconds(variant_index, len(latents), file, plan.sample_rate)
@@ -117,6 +164,10 @@ async def generate(
             songs.append(song)
         clock.lap("decode")
 
+    if previews is not None:
+        for chunk in await previews.rest():
+            yield events.stamp(audio_chunk=chunk)
+
     audio_seconds = sum(song.duration_seconds for song in songs)
     REAL_TIME_FACTOR.labels("orchestrator").observe(audio_seconds / clock.total())
     if tenant.get():
@@ -125,10 +176,17 @@ async def generate(
     log("generated", songs=len(songs), audio_seconds=audio_seconds, seconds=round(clock.total(), 3))
     lines = (target or encoded).lines
     warnings = _warnings(encoded) if target is None else _warnings(target) + [f"source: {warning}" for warning in _warnings(encoded)]
-    warnings += task_warnings(plan.task)
+    warnings += task_warnings(plan.task) + (previews.warnings if previews is not None else [])
     warnings += [f"output.format: {failure}: it and all after it are wav_pcm16" for failure in failures]
     completed = music_pb2.GenerateResult(songs=songs, warnings=warnings, lyric_lines=lines, lyric_changes=lyric_changes)
     yield events.stamp(completed=completed)
+
+
+async def _beside(previews: Previews | None, items: AsyncGenerator[T, None]) -> AsyncGenerator[T | music_pb2.AudioChunk, None]:
+    """What a stage sends, and between it the previews that are done."""
+    async with contextlib.aclosing(items if previews is None else previews.beside(items)) as merged:
+        async for item in merged:
+            yield item
 
 
 def _splice(plan: Plan, source: vae_pb2.EncodeAudioResponse | None, original: npt.NDArray[np.float32] | None) -> Splice | None:

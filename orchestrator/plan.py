@@ -3,10 +3,10 @@
 import random
 from dataclasses import dataclass
 
-from acestep_rpc.errors import Unimplemented
 from acestep_rpc.telemetry import is_request_id
 from acestep_rpc.v1 import encoder_pb2, music_pb2, sampling_pb2
 from orchestrator.limits import LIMITS, SAMPLE_RATES, Problems
+from orchestrator.preview_spec import Preview, read_preview
 from orchestrator.tasks import (
     MAX_LYRICS_CHARACTERS,
     MAX_TAGS_CHARACTERS,
@@ -57,6 +57,7 @@ class Plan:
         sample_rate: In Hz.
         keep_results: Keep the songs on the server.
         priority: Its class, never unspecified.
+        preview: What is heard before the songs are done; None: nothing.
     """
 
     request_id: str
@@ -73,6 +74,7 @@ class Plan:
     sample_rate: int
     keep_results: bool
     priority: music_pb2.Priority = music_pb2.PRIORITY_NORMAL
+    preview: Preview | None = None
 
 
 def plan(
@@ -90,7 +92,6 @@ def plan(
         checkpoint_defaults: Of the checkpoint, for parameters that the request leaves open; None: the contract's for all.
     Raises:
         InvalidRequest: With every violation, not just the first.
-        Unimplemented: The contract has it, this version has not.
     """
     problems = Problems()
     tags = problems.text("prompt.tags", request.prompt.tags, MAX_TAGS_CHARACTERS)
@@ -113,9 +114,9 @@ def plan(
     seeds = _seeds(request, seed_source, problems)
     task, songs_per_seed = read_task(request, sampling, len(seeds), seed_source, problems)
     audio_format, sample_rate = _output(request.output, problems)
+    preview = read_preview(request.output, sampling, task, problems)
     adapters = _adapters(request, problems)
     problems.raise_if_any()
-    _refuse_what_is_not_built(request)
     return Plan(
         request_id=request.request_id or request_id,
         tags=tags,
@@ -131,6 +132,7 @@ def plan(
         sample_rate=sample_rate,
         keep_results=request.keep_results,
         priority=request.priority or music_pb2.PRIORITY_NORMAL,
+        preview=preview,
     )
 
 
@@ -258,15 +260,6 @@ def _adapters(request: music_pb2.GenerateRequest, problems: Problems) -> tuple[s
             problems.add(f"adapters[{index}].scale", scale, str(limit))
         selections.append(sampling_pb2.AdapterSelection(name=adapter.name, scale=scale, use_trained_scale=adapter.use_trained_scale))
     return tuple(selections)
-
-
-def _refuse_what_is_not_built(request: music_pb2.GenerateRequest) -> None:
-    not_built = {
-        "output.preview": request.output.HasField("preview"),
-    }
-    for what, asked in not_built.items():
-        if asked:
-            raise Unimplemented(f"{what}: not built yet", feature=what)
 
 
 def _null_condition(sampling: sampling_pb2.SamplingParams, task: Task) -> encoder_pb2.NullCondition:

@@ -22,7 +22,8 @@ from acestep_rpc.work import (
     rows_by_evaluation,
 )
 from orchestrator.plan import Plan
-from orchestrator.tasks import AudioToAudio, Edit, Extend, Repaint, Retake, TextToMusic
+from orchestrator.preview_spec import decoded_frames, decoded_window, heard_window
+from orchestrator.tasks import FRAME_SECONDS, AudioToAudio, Edit, Extend, Repaint, Retake, TextToMusic
 
 SAMPLE_RATE = 44100
 
@@ -74,7 +75,17 @@ def predict_plan(plan: Plan, source_frames: int, descriptions: Sequence[stage_pb
     alone = predict(diffusion["forward"], total.features() | {"forwards": max(work.forwards, total.row_frames / forward_size)})
     load = predict(diffusion["forward"], total.shared_features(forward_size))
     decode = predict(vae["decode"], {"songs": songs, "frames": songs * frames})
-    return Prediction((encode, alone, decode), (encode, load, decode))
+    # Previews are decoded beside the sampling: work of the device, which the song does not wait for.
+    return Prediction((encode, alone, decode), (encode, load, decode + _preview_seconds(plan, frames, source_frames, descriptions[2])))
+
+
+def _preview_seconds(plan: Plan, frames: int, source_frames: int, vae: stage_pb2.DescribeResponse) -> float:
+    if plan.preview is None:
+        return 0.0
+    duration = frames * FRAME_SECONDS
+    window = decoded_window(heard_window(plan.preview, plan.task, duration, source_frames), duration, vae.limits["decode_margin_seconds"])
+    previews = len(plan.seeds) * len(plan.preview.at_steps)
+    return predict(_costs(vae)["decode"], {"songs": previews, "frames": previews * decoded_frames(window)})
 
 
 def song_forwards(plan: Plan, source_frames: int, tokens: int) -> tuple[int, list[Work]]:

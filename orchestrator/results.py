@@ -29,6 +29,16 @@ def place(name: str, attempt: int) -> str:
     return f"{folder}/attempts/{attempt}/results/{variant_index}" if attempt else name
 
 
+def previews_place(request_id: str, attempt: int) -> str:
+    """Folder in the store of the previews of an attempt at a job."""
+    return f"operations/{request_id}/attempts/{attempt}/previews"
+
+
+def preview_place(request_id: str, attempt: int, chunk: music_pb2.AudioChunk) -> str:
+    """Name in the store of the preview that a chunk is of."""
+    return f"{previews_place(request_id, attempt)}/{chunk.variant_index}-{chunk.preview_step}"
+
+
 class Results:
     """Kept songs.
 

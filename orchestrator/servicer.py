@@ -7,14 +7,18 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import grpc.aio
+from google.api import httpbody_pb2
 from google.longrunning import operations_pb2
+from prometheus_client import Histogram
 
 import acestep_rpc
 from acestep_rpc import telemetry
 from acestep_rpc.errors import InvalidRequest, StageUnavailable
+from acestep_rpc.telemetry import FIRST_AUDIO_SECONDS, FIRST_PREVIEW_SECONDS
 from acestep_rpc.v1 import music_pb2, music_pb2_grpc, sampling_pb2
 from orchestrator import plan
 from orchestrator.admission import accompany, finish_time
+from orchestrator.audio import audio_type
 from orchestrator.jobs.job import entry, job_id, to_operation
 from orchestrator.jobs.service import Jobs
 from orchestrator.limits import LIMITS
@@ -41,7 +45,7 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
         self, request: music_pb2.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncGenerator[music_pb2.GenerateEvent, None]:
         """Plan, then run the pipeline for as long as the caller listens."""
-        deadline = _deadline(context)
+        deadline, heard = _deadline(context), _FirstHeard()
         descriptions = await self._jobs.admission.facts.get(deadline)
         request = self._jobs.quotas.with_priority(request)
         planned = plan.plan(request, self._seed_source, telemetry.request_id.get(), descriptions[1].sampling_defaults)
@@ -58,7 +62,8 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
             async with self._jobs.quotas.request(audio_seconds), contextlib.aclosing(made) as events:
                 async for event in events:
                     kind = event.WhichOneof("event")
-                    if results is not None and kind != "progress":
+                    heard.observe(event)
+                    if results is not None and kind != "progress" and not event.audio_chunk.HasField("preview_step"):
                         history.append(entry(event))
                     if results is not None and kind == "completed":
                         await self._jobs.add_finished(request, planned, history)
@@ -111,6 +116,24 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
             async for response in responses:
                 yield response
 
+    async def UploadFile(
+        self, request_iterator: AsyncIterator[music_pb2.UploadFileRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> music_pb2.UploadFileResponse:
+        """UploadAudio, in the messages that HTTP bodies become."""
+        pieces = (music_pb2.UploadAudioRequest(data=request.file.data, sha256=request.sha256) async for request in request_iterator)
+        return music_pb2.UploadFileResponse(audio=await self._sources.upload(pieces, _deadline(context)))
+
+    async def DownloadFile(
+        self, request: music_pb2.DownloadFileRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncGenerator[httpbody_pb2.HttpBody, None]:
+        """DownloadAudio, in the messages that become an HTTP body."""
+        content_type = "application/octet-stream"
+        async with contextlib.aclosing(self._sources.download(request.name, request.offset)) as responses:
+            async for response in responses:
+                if response.offset == 0:
+                    content_type = audio_type(response.data)
+                yield httpbody_pb2.HttpBody(content_type=content_type, data=response.data)
+
     async def GetCapabilities(
         self, request: music_pb2.GetCapabilitiesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> music_pb2.GetCapabilitiesResponse:
@@ -150,6 +173,21 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
             ],
             version=acestep_rpc.__version__,
         )
+
+
+class _FirstHeard:
+    """Times how long a call waits for something to hear."""
+
+    def __init__(self) -> None:
+        self._arrived = time.monotonic()
+        self._heard: set[Histogram] = set()
+
+    def observe(self, event: music_pb2.GenerateEvent) -> None:
+        if event.WhichOneof("event") == "audio_chunk":
+            metric = FIRST_PREVIEW_SECONDS if event.audio_chunk.HasField("preview_step") else FIRST_AUDIO_SECONDS
+            if metric not in self._heard:
+                self._heard.add(metric)
+                metric.observe(time.monotonic() - self._arrived)
 
 
 def _deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float | None:

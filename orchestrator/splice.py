@@ -47,13 +47,7 @@ class Splice:
         if total < len(self._source) - ROUNDED_SAMPLES:
             raise StageError(f"the vae stage sent a song of {piece.total_samples} samples for a source of {len(self._source)}")
         start = min(piece.start_sample, total)
-        new = read_waveform(piece)[:, : total - start]
-        source = np.ascontiguousarray(self._source[start : start + new.shape[1]].T)
-        share = self._new_share(np.arange(start, start + new.shape[1]))
-        angle = (share * (math.pi / 2)).astype(np.float32)
-        kept, faded = share == 0, (share > 0) & (share < 1)
-        spliced = np.where(kept, source, np.where(faded, np.cos(angle) * source + np.sin(angle) * new, new)).astype("<f4")
-        self._measure(source[:, kept], spliced[:, kept])
+        spliced = self.put_back(read_waveform(piece)[:, : total - start], start)
         waveform = tensor_pb2.Tensor(data_type=tensor_pb2.DATA_TYPE_FLOAT32, shape=spliced.shape, data=spliced.tobytes())
         return vae_pb2.DecodeLatentsResponse(
             waveform=waveform,
@@ -61,6 +55,17 @@ class Splice:
             total_samples=total,
             sample_rate=piece.sample_rate,
         )
+
+    def put_back(self, new: Waveform, start: int) -> Waveform:
+        """A stretch of the song that begins at sample start, with the source where it is kept; ends where the source does."""
+        new = new[:, : max(len(self._source) - start, 0)]
+        source = np.ascontiguousarray(self._source[start : start + new.shape[1]].T)
+        share = self._new_share(np.arange(start, start + new.shape[1]))
+        angle = (share * (math.pi / 2)).astype(np.float32)
+        kept, faded = share == 0, (share > 0) & (share < 1)
+        spliced = np.where(kept, source, np.where(faded, np.cos(angle) * source + np.sin(angle) * new, new)).astype("<f4")
+        self._measure(source[:, kept], spliced[:, kept])
+        return spliced
 
     def describe(self) -> dict[str, Any]:
         """For the receipt: what is kept and how."""

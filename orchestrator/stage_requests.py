@@ -31,7 +31,11 @@ def encode_target_request(plan: Plan, edit: Edit) -> encoder_pb2.EncodePromptReq
 
 
 def sample_request(
-    plan: Plan, conditioning: encoder_pb2.Conditioning, source: tensor_pb2.Tensor | None, target: encoder_pb2.Conditioning | None
+    plan: Plan,
+    conditioning: encoder_pb2.Conditioning,
+    source: tensor_pb2.Tensor | None,
+    target: encoder_pb2.Conditioning | None,
+    preview_window: tuple[float, float] | None = None,
 ) -> diffusion_pb2.SampleRequest:
     """One request for all songs.
 
@@ -40,6 +44,7 @@ def sample_request(
         conditioning: Of the prompt.
         source: Latents of the source, for the tasks that have one.
         target: Of the target prompt, for an edit.
+        preview_window: Seconds (start, end) of the song that its previews are decoded from; None: it has none.
     """
     request = diffusion_pb2.SampleRequest(
         conditioning=conditioning,
@@ -49,6 +54,9 @@ def sample_request(
         priority=plan.priority,
         tenant=tenant.get(),
     )
+    if plan.preview is not None and preview_window is not None:
+        request.preview_steps.extend(plan.preview.at_steps)
+        request.preview_window.start_seconds, request.preview_window.end_seconds = preview_window
     match plan.task:
         case TextToMusic() as task:
             request.text_to_music.duration_seconds = task.duration_seconds

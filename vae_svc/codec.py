@@ -53,6 +53,8 @@ class Codec:
         self.vocoder = vocoder
         self.dcae = Dcae(autoencoder, piece_latents)
         self.log_mel = LogMel(vocoder.config.mel, self.device)
+        self.margin_latents = self.dcae.decoder_halo - (-vocoder.halo // FRAMES_PER_LATENT)
+        """Latent frames on either side that a stretch must be decoded with to sound as in its song; the attention level would hear more."""
 
     def encode(self, waveform: Tensor, sample_rate: int) -> Tensor:
         """Encode a waveform to latents.

@@ -257,6 +257,7 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
                 "max_duration_seconds": settings.max_duration_seconds,
                 "max_channels": MAX_CHANNELS,
                 "max_latent_frames": settings.max_latent_frames,
+                "decode_margin_seconds": codec.margin_latents * SAMPLES_PER_LATENT / SAMPLE_RATE,
             },
             features={"vocoder": codec.vocoder.class_name},
         )

@@ -87,7 +87,7 @@ class AudioToAudioSampling(_message.Message):
     def __init__(self, source: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., ref_audio_strength: _Optional[float] = ...) -> None: ...
 
 class SampleRequest(_message.Message):
-    __slots__ = ("conditioning", "params", "seeds", "adapters", "priority", "tenant", "text_to_music", "retake", "repaint", "extend", "edit", "audio_to_audio")
+    __slots__ = ("conditioning", "params", "seeds", "adapters", "priority", "tenant", "text_to_music", "retake", "repaint", "extend", "edit", "audio_to_audio", "preview_steps", "preview_window")
     CONDITIONING_FIELD_NUMBER: _ClassVar[int]
     PARAMS_FIELD_NUMBER: _ClassVar[int]
     SEEDS_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +100,8 @@ class SampleRequest(_message.Message):
     EXTEND_FIELD_NUMBER: _ClassVar[int]
     EDIT_FIELD_NUMBER: _ClassVar[int]
     AUDIO_TO_AUDIO_FIELD_NUMBER: _ClassVar[int]
+    PREVIEW_STEPS_FIELD_NUMBER: _ClassVar[int]
+    PREVIEW_WINDOW_FIELD_NUMBER: _ClassVar[int]
     conditioning: _encoder_pb2.Conditioning
     params: _sampling_pb2.SamplingParams
     seeds: _containers.RepeatedScalarFieldContainer[int]
@@ -112,7 +114,17 @@ class SampleRequest(_message.Message):
     extend: ExtendSampling
     edit: EditSampling
     audio_to_audio: AudioToAudioSampling
-    def __init__(self, conditioning: _Optional[_Union[_encoder_pb2.Conditioning, _Mapping]] = ..., params: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., seeds: _Optional[_Iterable[int]] = ..., adapters: _Optional[_Iterable[_Union[_sampling_pb2.AdapterSelection, _Mapping]]] = ..., priority: _Optional[_Union[_music_pb2.Priority, str]] = ..., tenant: _Optional[str] = ..., text_to_music: _Optional[_Union[TextToMusicSampling, _Mapping]] = ..., retake: _Optional[_Union[RetakeSampling, _Mapping]] = ..., repaint: _Optional[_Union[RepaintSampling, _Mapping]] = ..., extend: _Optional[_Union[ExtendSampling, _Mapping]] = ..., edit: _Optional[_Union[EditSampling, _Mapping]] = ..., audio_to_audio: _Optional[_Union[AudioToAudioSampling, _Mapping]] = ...) -> None: ...
+    preview_steps: _containers.RepeatedScalarFieldContainer[int]
+    preview_window: PreviewWindow
+    def __init__(self, conditioning: _Optional[_Union[_encoder_pb2.Conditioning, _Mapping]] = ..., params: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., seeds: _Optional[_Iterable[int]] = ..., adapters: _Optional[_Iterable[_Union[_sampling_pb2.AdapterSelection, _Mapping]]] = ..., priority: _Optional[_Union[_music_pb2.Priority, str]] = ..., tenant: _Optional[str] = ..., text_to_music: _Optional[_Union[TextToMusicSampling, _Mapping]] = ..., retake: _Optional[_Union[RetakeSampling, _Mapping]] = ..., repaint: _Optional[_Union[RepaintSampling, _Mapping]] = ..., extend: _Optional[_Union[ExtendSampling, _Mapping]] = ..., edit: _Optional[_Union[EditSampling, _Mapping]] = ..., audio_to_audio: _Optional[_Union[AudioToAudioSampling, _Mapping]] = ..., preview_steps: _Optional[_Iterable[int]] = ..., preview_window: _Optional[_Union[PreviewWindow, _Mapping]] = ...) -> None: ...
+
+class PreviewWindow(_message.Message):
+    __slots__ = ("start_seconds", "end_seconds")
+    START_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    END_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    start_seconds: float
+    end_seconds: float
+    def __init__(self, start_seconds: _Optional[float] = ..., end_seconds: _Optional[float] = ...) -> None: ...
 
 class SampleProgress(_message.Message):
     __slots__ = ("step", "total_steps", "batch_rows")
@@ -134,10 +146,24 @@ class SampleResult(_message.Message):
     evaluated_rows: int
     def __init__(self, latents: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ..., device_seconds: _Optional[float] = ..., evaluated_rows: _Optional[int] = ...) -> None: ...
 
+class SamplePreview(_message.Message):
+    __slots__ = ("variant_index", "step", "latents", "start_seconds")
+    VARIANT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    LATENTS_FIELD_NUMBER: _ClassVar[int]
+    START_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    variant_index: int
+    step: int
+    latents: _tensor_pb2.Tensor
+    start_seconds: float
+    def __init__(self, variant_index: _Optional[int] = ..., step: _Optional[int] = ..., latents: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., start_seconds: _Optional[float] = ...) -> None: ...
+
 class SampleResponse(_message.Message):
-    __slots__ = ("progress", "result")
+    __slots__ = ("progress", "result", "preview")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    PREVIEW_FIELD_NUMBER: _ClassVar[int]
     progress: SampleProgress
     result: SampleResult
-    def __init__(self, progress: _Optional[_Union[SampleProgress, _Mapping]] = ..., result: _Optional[_Union[SampleResult, _Mapping]] = ...) -> None: ...
+    preview: SamplePreview
+    def __init__(self, progress: _Optional[_Union[SampleProgress, _Mapping]] = ..., result: _Optional[_Union[SampleResult, _Mapping]] = ..., preview: _Optional[_Union[SamplePreview, _Mapping]] = ...) -> None: ...

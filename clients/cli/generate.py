@@ -33,6 +33,10 @@ Make songs and write them to files.
 
 The last one writes take_0.mp3 and take_1.mp3. Beside song.wav stands song_input_params.json: every parameter
 of the song, with its seed. A file appears only when it is whole. The paths are printed on standard output.
+
+  acestep generate --server localhost:50050 --tags "funk" --preview-steps 10,30 --preview-window 0:8 -o song.wav
+
+lets you hear song.preview-10.wav and song.preview-30.wav before the song is done.
 """
 _EXTENSIONS = {".wav": "wav", ".flac": "flac", ".mp3": "mp3", ".ogg": "ogg", ".opus": "opus"}
 
@@ -174,7 +178,9 @@ async def receive(
         elif files is not None and kind == "accepted":
             files.accept(len(event.accepted.seeds))
         elif files is not None and kind == "audio_chunk":
-            files.write(event.audio_chunk)
+            preview = files.write(event.audio_chunk)
+            if preview is not None:
+                view.say(f"acestep: preview {preview}")
     if result is None:
         raise CommandFailed("the server ended the call without a result")
     return result

@@ -42,6 +42,10 @@ class ProgressView:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
 
+    def say(self, line: str) -> None:
+        """Print a line above the bars."""
+        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def begin(self, name: str) -> None:
         """Show a bar without a known length."""
         if name not in self._tasks:

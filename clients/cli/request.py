@@ -39,6 +39,9 @@ _FLAGS = {f"sampling.{name}": "--" + name.removeprefix("use_").replace("_", "-")
     "edit.target.negative_tags": "--target-negative-tags",
     "output.format": "--format",
     "output.sample_rate": "--sample-rate",
+    "output.preview.at_steps": "--preview-steps",
+    "output.preview.window.start_seconds": "--preview-window",
+    "output.preview.window.end_seconds": "--preview-window",
     "text_to_music.duration_seconds": "--duration",
     "retake.duration_seconds": "--duration",
     "retake.retake_variances": "--variance",
@@ -127,6 +130,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             action=argparse.BooleanOptionalAction,
             help=f"entropy-rectified guidance: weaken the {what} of the null branch (default: on)",
         )
+    previews = parser.add_argument_group("previews: the song before it is done")
+    previews.add_argument("--preview-steps", type=_step_list, metavar="N,N,...", help="steps after which to hear it (default: none)")
+    previews.add_argument(
+        "--preview-window",
+        type=time_range,
+        metavar="START:END",
+        help="what to hear, seconds (default: the first 10 seconds of what is new)",
+    )
     sampling.add_argument("--oss-steps", type=_step_list, metavar="N,N,...", help="optimal steps, ascending, 1 to 1000 (default: none)")
 
 
@@ -155,11 +166,20 @@ def build_request(args: argparse.Namespace, audio_format: music_pb2.AudioFormat,
             negative_tags=args.negative_tags,
         ),
         sampling=sampling,
-        output=music_pb2.OutputSpec(format=audio_format, sample_rate=sample_rate),
+        output=music_pb2.OutputSpec(format=audio_format, sample_rate=sample_rate, preview=_preview(args)),
         adapters=args.adapter,
         seeds=args.seed,
         num_variants=args.num_variants,
     )
+
+
+def _preview(args: argparse.Namespace) -> music_pb2.PreviewSpec | None:
+    if args.preview_steps is None and args.preview_window is None:
+        return None
+    preview = music_pb2.PreviewSpec(at_steps=args.preview_steps)
+    if args.preview_window is not None:
+        preview.window.start_seconds, preview.window.end_seconds = args.preview_window
+    return preview
 
 
 def add_lyric_arguments(parser: argparse.ArgumentParser) -> None:
@@ -213,6 +233,15 @@ def whole_number(bits: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def time_range(text: str) -> tuple[float, float]:
+    """A flag's value START:END in seconds."""
+    start, _, end = text.partition(":")
+    try:
+        return float(start), float(end)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not START:END in seconds") from None
 
 
 def _adapter(text: str) -> sampling_pb2.AdapterSelection:

@@ -1,4 +1,4 @@
-"""Songs on disk: each variant grows under a temporary name and gets its own only when its bytes are proven whole."""
+"""Songs on disk: each variant grows under a temporary name and gets its own only when its bytes are proven whole; so does each preview."""
 
 import hashlib
 import json
@@ -15,6 +15,8 @@ from clients.cli.failures import CommandFailed
 
 class SongFiles:
     """The files of one request. On leaving the context, whatever is unfinished is removed.
+
+    The preview of song.wav after step 5 is song.preview-05.wav beside it, there as soon as all of it has come.
 
     Args:
         output: Path of the song; several variants become song_0.wav, song_1.wav, ...
@@ -39,15 +41,19 @@ class SongFiles:
             name = self._output.name if num_variants == 1 else f"{self._output.stem}_{index}{self._output.suffix}"
             self._variants.append(_Variant(self._output.with_name(name)))
 
-    def write(self, chunk: music_pb2.AudioChunk) -> None:
-        """Append a chunk.
+    def write(self, chunk: music_pb2.AudioChunk) -> Path | None:
+        """Append a chunk; returns the path of a preview that is whole with it.
 
         Raises:
-            CommandFailed: It is not the next one of its variant.
+            CommandFailed: It is not the next one of its variant, or of its preview.
         """
         if chunk.variant_index >= len(self._variants):
             raise CommandFailed(f"the server sent audio of variant {chunk.variant_index} and announced {len(self._variants)} variants")
-        self._variants[chunk.variant_index].append(chunk)
+        variant = self._variants[chunk.variant_index]
+        if chunk.HasField("preview_step"):
+            return variant.preview(chunk)
+        variant.append(chunk)
+        return None
 
     def finish(self, songs: Sequence[music_pb2.Song]) -> list[tuple[Path, dict[str, Any]]]:
         """Check every file against its song, then give all of them their names and write the receipts beside them.
@@ -77,6 +83,7 @@ class _Variant:
         self._file: BinaryIO = self._partial.open("wb")
         self._digest = hashlib.sha256()
         self._size = 0
+        self._previews: dict[Path, bytes] = {}
 
     def append(self, chunk: music_pb2.AudioChunk) -> None:
         if chunk.offset != self._size:
@@ -84,6 +91,21 @@ class _Variant:
         self._file.write(chunk.data)
         self._digest.update(chunk.data)
         self._size += len(chunk.data)
+
+    def preview(self, chunk: music_pb2.AudioChunk) -> Path | None:
+        path = self._path.with_suffix(f".preview-{chunk.preview_step:02}{self._path.suffix}")
+        if chunk.offset == 0:  # a job's preview may come again, where its server was lost
+            self._previews[path] = b""
+        received = self._previews.get(path, b"")
+        if chunk.offset != len(received):
+            raise CommandFailed(f"{path}: audio is missing: received {len(received)} bytes, the next chunk starts at {chunk.offset}")
+        self._previews[path] = received + chunk.data
+        if not chunk.last:
+            return None
+        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        partial.write_bytes(self._previews.pop(path))
+        partial.replace(path)
+        return path
 
     def verify(self, song: music_pb2.Song) -> None:
         if self._size != song.size_bytes:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from acestep_rpc.v1 import music_pb2
 from clients.cli.generate import add_song_parser
-from clients.cli.request import read_lyrics, whole_number
+from clients.cli.request import read_lyrics, time_range, whole_number
 
 EDIT_TYPES = {"only_lyrics": (0.6, 1.0), "remix": (0.2, 0.4)}
 """n_min and n_max: other words on the same music, or the same song in another style."""
@@ -43,7 +43,7 @@ def _add_repaint(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = add_song_parser(commands, "repaint", "make stretches of a song anew", f"{example}\n{_COMMON}")
     _add_source(parser)
     parser.add_argument(
-        "--region", type=_region, action="append", required=True, metavar="START:END", help="seconds; repeat it for several"
+        "--region", type=time_range, action="append", required=True, metavar="START:END", help="seconds; repeat it for several"
     )
     parser.add_argument("--variance", type=float, metavar="X", help="how much may change, 0 to 1 (default: 0.5)")
     parser.add_argument(
@@ -160,11 +160,3 @@ def _add_retake_seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retake-seed", type=whole_number(64), action="append", default=[], help="second seed, one a song (default: drawn)"
     )
-
-
-def _region(text: str) -> tuple[float, float]:
-    start, _, end = text.partition(":")
-    try:
-        return float(start), float(end)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not START:END in seconds") from None

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from acestep_rpc.work import reference_steps
 from diffusion_svc.sampling.denoising import Task, denoise
+from diffusion_svc.sampling.estimates import NO_ESTIMATES, Estimates
 from diffusion_svc.sampling.params import SamplingParams, build_sampling_schedule
 from diffusion_svc.sampling.schedule import Schedule, shift
 from diffusion_svc.sampling.solvers import NoiseSource
@@ -25,7 +26,14 @@ def build_reference_schedule(params: SamplingParams, strength: float) -> Schedul
     return build_sampling_schedule(replace(params, infer_step=num_steps), sigma_max=1 - strength)
 
 
-def audio_to_audio(params: SamplingParams, schedule: Schedule, source: Tensor, strength: float, noise: NoiseSource) -> Task:
+def audio_to_audio(
+    params: SamplingParams,
+    schedule: Schedule,
+    source: Tensor,
+    strength: float,
+    noise: NoiseSource,
+    estimates: Estimates = NO_ESTIMATES,
+) -> Task:
     """Denoise from a mix of the reference and noise.
 
     The mix is at the noise level shifted once, sampling starts at the one shifted twice, which is higher: kept for equal results.
@@ -36,6 +44,7 @@ def audio_to_audio(params: SamplingParams, schedule: Schedule, source: Tensor, s
         source: Latents of the reference, [8, 16, T] float32.
         strength: How closely to follow it, 0 to 1.
         noise: The song's own noise; the first draw goes into the mix.
+        estimates: What to take on the way.
     """
     sigma = shift(torch.tensor(1 - strength)).item()
-    return denoise(params, schedule, (1 - sigma) * source + sigma * noise(), noise)
+    return denoise(params, schedule, (1 - sigma) * source + sigma * noise(), noise, estimates)

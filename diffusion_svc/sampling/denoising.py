@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusion_svc.sampling.estimates import NO_ESTIMATES, Estimates
 from diffusion_svc.sampling.guidance import Branch, Guidance
 from diffusion_svc.sampling.params import SamplingParams, build_solver
 from diffusion_svc.sampling.schedule import Schedule
@@ -42,7 +43,7 @@ def guided_velocity(guidance: Guidance, latents: Tensor, index: int, window: int
     return guidance.combine(index, dict(zip(branches, velocities, strict=True)))
 
 
-def denoise(params: SamplingParams, schedule: Schedule, latents: Tensor, noise: NoiseSource) -> Task:
+def denoise(params: SamplingParams, schedule: Schedule, latents: Tensor, noise: NoiseSource, estimates: Estimates = NO_ESTIMATES) -> Task:
     """Follow the flow from noisy latents to a sample.
 
     Args:
@@ -50,10 +51,13 @@ def denoise(params: SamplingParams, schedule: Schedule, latents: Tensor, noise: 
         schedule: Noise levels; the latents are at the first.
         latents: [8, 16, T] float32.
         noise: The song's own noise, for solvers that add some.
+        estimates: What to take on the way.
     """
     solver = build_solver(params, schedule, noise)
     guidance = Guidance(params.guidance, schedule.num_steps)
     for index in range(len(schedule.timesteps)):
         velocity = yield from guided_velocity(guidance, latents, index)
+        if estimates.wants(index):
+            estimates.take(index, solver.estimate(latents, velocity, index))
         latents = solver.step(latents, velocity, index)
     return latents

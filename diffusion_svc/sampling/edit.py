@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diffusion_svc.sampling.denoising import Evaluation, Task
+from diffusion_svc.sampling.estimates import NO_ESTIMATES, Estimates
 from diffusion_svc.sampling.guidance import Branch, MomentumBuffer, apg
 from diffusion_svc.sampling.params import SamplingParams, SchedulerType
 from diffusion_svc.sampling.schedule import Schedule
@@ -31,7 +32,14 @@ class EditWindow:
     n_avg: int
 
 
-def edit(params: SamplingParams, schedule: Schedule, source: Tensor, window: EditWindow, noise: NoiseSource) -> Task:
+def edit(
+    params: SamplingParams,
+    schedule: Schedule,
+    source: Tensor,
+    window: EditWindow,
+    noise: NoiseSource,
+    estimates: Estimates = NO_ESTIMATES,
+) -> Task:
     """Carry a song from one prompt to another.
 
     Both prompts are guided by APG at every step, each against its own null condition. The source's velocity has momentum, the target's only
@@ -44,6 +52,7 @@ def edit(params: SamplingParams, schedule: Schedule, source: Tensor, window: Edi
         source: Latents of the song, [8, 16, T] float32.
         window: Where to follow the source.
         noise: The song's own noise.
+        estimates: What to take on the way; as long as the source is followed, the result if it were followed to the end.
     """
     scale = params.guidance.guidance_scale
     guided = params.guidance.active
@@ -68,6 +77,8 @@ def edit(params: SamplingParams, schedule: Schedule, source: Tensor, window: Edi
             source_velocity = _guide([next(answers) for _ in source_branches], scale, source_momentum)
             target_velocity = _guide([next(answers) for _ in target_branches], scale, None)
             difference = difference + (target_velocity - source_velocity) / window.n_avg
+        if estimates.wants(index):
+            estimates.take(index, latents - sigma * difference)
         latents = latents + (schedule.sigmas[index + 1] - sigma) * difference
 
     if switch < num_steps:  # back up to the noise level of the switch, and down under the target alone
@@ -76,7 +87,10 @@ def edit(params: SamplingParams, schedule: Schedule, source: Tensor, window: Edi
         solver = PingPong(schedule, noise) if params.scheduler_type is SchedulerType.PINGPONG else Euler(schedule, omega_scale=0.0)
         for index in range(switch, num_steps):
             velocities = yield [Evaluation(latents, index, branch) for branch in target_branches]
-            latents = solver.step(latents, _guide(velocities, scale, target_momentum), index)
+            velocity = _guide(velocities, scale, target_momentum)
+            if estimates.wants(index):
+                estimates.take(index, solver.estimate(latents, velocity, index))
+            latents = solver.step(latents, velocity, index)
     return latents
 
 

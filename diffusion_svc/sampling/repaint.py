@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from acestep_rpc.work import extension_windows, first_step
 from diffusion_svc.sampling.denoising import Task, guided_velocity
+from diffusion_svc.sampling.estimates import NO_ESTIMATES, Estimates
 from diffusion_svc.sampling.guidance import Guidance
 from diffusion_svc.sampling.params import SamplingParams
 from diffusion_svc.sampling.schedule import Schedule
@@ -24,6 +25,7 @@ def repaint(
     noise: NoiseSource,
     retake_noise: NoiseSource,
     windows: Sequence[tuple[int, int]] | None = None,
+    estimates: Estimates = NO_ESTIMATES,
 ) -> Task:
     """Make new music where the mask says.
 
@@ -37,12 +39,13 @@ def repaint(
         retake_noise: Second noise, which the new part turns to.
         windows: Frames [start, stop) to compute, one window after another, with the noise that they have in the whole; the network sees
             nothing outside of them. None: the whole song.
+        estimates: What to take on the way.
     """
     start = mix_noise(noise(), retake_noise(), variance, mask)
     result = source.clone()
     for window, (low, high) in enumerate(windows or [(0, source.shape[-1])]):
         part = (source[..., low:high], mask[low:high], start[..., low:high])
-        result[..., low:high] = yield from regenerate(params, schedule, *part, variance, window)
+        result[..., low:high] = yield from regenerate(params, schedule, *part, variance, window, estimates.inside(result, low, high))
     return result
 
 
@@ -66,7 +69,14 @@ def build_mask(num_frames: int, regions: Sequence[tuple[int, int]], feather: flo
 
 
 def extend(
-    params: SamplingParams, schedule: Schedule, source: Tensor, left: int, right: int, noise: NoiseSource, retake_noise: NoiseSource
+    params: SamplingParams,
+    schedule: Schedule,
+    source: Tensor,
+    left: int,
+    right: int,
+    noise: NoiseSource,
+    retake_noise: NoiseSource,
+    estimates: Estimates = NO_ESTIMATES,
 ) -> Task:
     """Make a song longer, past the longest that the network takes by windows that overlap: what one made, the next one hears and keeps.
 
@@ -78,11 +88,12 @@ def extend(
         right: Frames to add after it.
         noise: Noise of the source's part, [8, 16, T].
         retake_noise: Noise of the new parts, at least as long as each.
+        estimates: What to take on the way.
     """
     result, mask, start = pad_source(source, left, right, noise(), retake_noise())
     for window, (low, high) in enumerate(extension_windows(source.shape[-1], left, right)):
         part = (result[..., low:high].clone(), mask[low:high].clone(), start[..., low:high])
-        result[..., low:high] = yield from regenerate(params, schedule, *part, variance=1.0, window=window)
+        result[..., low:high] = yield from regenerate(params, schedule, *part, 1.0, window, estimates.inside(result, low, high))
         mask[low:high] = 0
     return result
 
@@ -100,7 +111,14 @@ def extension_noise_frames(num_frames: int, left: int, right: int) -> int:
 
 
 def regenerate(
-    params: SamplingParams, schedule: Schedule, source: Tensor, mask: Tensor, noise: Tensor, variance: float, window: int = 0
+    params: SamplingParams,
+    schedule: Schedule,
+    source: Tensor,
+    mask: Tensor,
+    noise: Tensor,
+    variance: float,
+    window: int = 0,
+    estimates: Estimates = NO_ESTIMATES,
 ) -> Task:
     """Denoise what the mask selects, and hold the rest to the source at each noise level.
 
@@ -114,6 +132,7 @@ def regenerate(
         noise: [8, 16, T] float32.
         variance: 0 to 1. 0 gives the source.
         window: Number of this part of the song.
+        estimates: What to take on the way.
     """
 
     def noisy_source(sigma: float) -> Tensor:
@@ -125,6 +144,8 @@ def regenerate(
     latents = noisy_source(schedule.sigmas[first])
     for index in range(first, len(schedule.timesteps)):
         velocity = yield from guided_velocity(guidance, latents, index, window)
+        if estimates.wants(index, window):
+            estimates.take(index, torch.lerp(source, solver.estimate(latents, velocity, index), mask))
         latents = solver.step(latents, velocity, index)
         latents = torch.lerp(noisy_source(schedule.sigmas[index + 1]), latents, mask)  # exact at 0 and 1
     return latents

@@ -18,6 +18,9 @@ class Solver(Protocol):
     def step(self, latents: Tensor, velocity: Tensor, index: int) -> Tensor:
         """Latents at sigmas[index + 1], from the velocity evaluated at timesteps[index]."""
 
+    def estimate(self, latents: Tensor, velocity: Tensor, index: int) -> Tensor:
+        """Clean latents as `step` would give them, were the next noise level 0; ask before it."""
+
 
 def omega_factor(omega_scale: float) -> float:
     """Gain on a step's deviation from its mean: 0.9 to 1.1, 1 at 0."""
@@ -46,6 +49,10 @@ class Euler:
         """One step: x + (s_next - s) v, mean-shifted."""
         return latents + shift_mean((self._sigmas[index + 1] - self._sigmas[index]) * velocity, self._factor)
 
+    def estimate(self, latents: Tensor, velocity: Tensor, index: int) -> Tensor:
+        """See Solver."""
+        return latents + shift_mean(-self._sigmas[index] * velocity, self._factor)
+
 
 class Heun:
     """Second order: a trial step, then a step from the same start with the mean of both slopes. It ends on a trial.
@@ -70,6 +77,13 @@ class Heun:
         self._trial = None
         return start + shift_mean(width * (slope + velocity) / 2, self._factor)
 
+    def estimate(self, latents: Tensor, velocity: Tensor, index: int) -> Tensor:
+        """See Solver; after the second evaluation of a step with the mean of both slopes."""
+        if self._trial is None:
+            return latents + shift_mean(-self._sigmas[index] * velocity, self._factor)
+        start, slope, _ = self._trial
+        return start + shift_mean(-self._sigmas[index - 1] * (slope + velocity) / 2, self._factor)
+
 
 class PingPong:
     """Stochastic: to the clean estimate, and back up with fresh noise. omega has no place in it.
@@ -85,11 +99,15 @@ class PingPong:
 
     def step(self, latents: Tensor, velocity: Tensor, index: int) -> Tensor:
         """(1 - s_next) (x - s v) + s_next n; the last step draws nothing."""
-        clean = latents - self._sigmas[index] * velocity
+        clean = self.estimate(latents, velocity, index)
         sigma_next = self._sigmas[index + 1]
         if sigma_next == 0:
             return clean
         return (1 - sigma_next) * clean + sigma_next * self._noise()
+
+    def estimate(self, latents: Tensor, velocity: Tensor, index: int) -> Tensor:
+        """See Solver."""
+        return latents - self._sigmas[index] * velocity
 
 
 def seeded_noise(seed: int, shape: tuple[int, ...], device: torch.device) -> NoiseSource:

@@ -5,23 +5,32 @@ import math
 from torch import Tensor
 
 from diffusion_svc.sampling.denoising import Task, denoise
+from diffusion_svc.sampling.estimates import NO_ESTIMATES, Estimates
 from diffusion_svc.sampling.params import SamplingParams
 from diffusion_svc.sampling.schedule import Schedule
 from diffusion_svc.sampling.solvers import NoiseSource
 
 
-def text_to_music(params: SamplingParams, schedule: Schedule, noise: NoiseSource) -> Task:
+def text_to_music(params: SamplingParams, schedule: Schedule, noise: NoiseSource, estimates: Estimates = NO_ESTIMATES) -> Task:
     """Denoise from pure noise to a sample.
 
     Args:
         params: Of the request.
         schedule: From `build_sampling_schedule`.
         noise: The song's own noise; the first draw is the start.
+        estimates: What to take on the way.
     """
-    return denoise(params, schedule, noise(), noise)
+    return denoise(params, schedule, noise(), noise, estimates)
 
 
-def retake(params: SamplingParams, schedule: Schedule, variance: float, noise: NoiseSource, retake_noise: NoiseSource) -> Task:
+def retake(
+    params: SamplingParams,
+    schedule: Schedule,
+    variance: float,
+    noise: NoiseSource,
+    retake_noise: NoiseSource,
+    estimates: Estimates = NO_ESTIMATES,
+) -> Task:
     """As `text_to_music`, from a start between those of two seeds.
 
     Args:
@@ -30,8 +39,9 @@ def retake(params: SamplingParams, schedule: Schedule, variance: float, noise: N
         variance: 0 is the song of the first noise, 1 that of the second.
         noise: First noise, which ping-pong goes on with.
         retake_noise: Second noise.
+        estimates: What to take on the way.
     """
-    return denoise(params, schedule, mix_noise(noise(), retake_noise(), variance), noise)
+    return denoise(params, schedule, mix_noise(noise(), retake_noise(), variance), noise, estimates)
 
 
 def mix_noise(first: Tensor, second: Tensor, variance: float, share: Tensor | None = None) -> Tensor:

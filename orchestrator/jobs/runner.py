@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from acestep_rpc import telemetry
 from acestep_rpc.errors import AcestepError, AttemptsExhausted, Overloaded, RequestCancelled, StageError, StageUnavailable, to_status
@@ -18,7 +18,7 @@ from orchestrator.jobs.job import PREFIX, Entry, Job, entry
 from orchestrator.jobs.store import JobStore, LeaseLost
 from orchestrator.pipeline import generate
 from orchestrator.plan import plan
-from orchestrator.results import Results
+from orchestrator.results import Results, preview_place, previews_place
 from orchestrator.sources import Sources
 from orchestrator.stages import Stages
 from orchestrator.tenants.quotas import Quotas
@@ -172,6 +172,7 @@ class Runner:
         except Exception as error:
             log("job_failed", level=logging.ERROR, exception=error)
             return await self._fail(job, StageError(f"internal error in request {job.id}"))
+        await self._assets.remove(previews_place(job.id, job.attempt))
         for attempt in range(1, job.attempt):  # what a killed server left behind
             await self._assets.remove(f"{PREFIX}{job.id}/attempts/{attempt}")
         return "succeeded"
@@ -189,6 +190,7 @@ class Runner:
         frames = await self._sources.num_frames(planned.task, descriptions[2].model_digest)
         results = Results(self._assets, job.attempt)
         history: list[Entry] = []
+        preview: list[music_pb2.GenerateEvent] = []
         with self._admission.enter(planned, self._admission.estimate(planned, frames, descriptions)) as admitted:
             source, original = await self._sources.of_task(planned.task, planned.sample_rate, None)
             made = accompany(generate(planned, self._stages, None, source, original, results, admitted.load), admitted)
@@ -197,9 +199,21 @@ class Runner:
                     match event.WhichOneof("event"):
                         case "progress":
                             await self._store.append(job, entry(event))
+                        case "audio_chunk" if event.audio_chunk.HasField("preview_step"):
+                            preview.append(event)
+                            if event.audio_chunk.last:
+                                await self._show(job, preview)
+                                preview = []
                         case "audio_chunk" | "completed":  # known together: a watcher never hears what another attempt might make again
                             history.append(entry(event))
         return history
+
+    async def _show(self, job: Job, preview: Sequence[music_pb2.GenerateEvent]) -> None:
+        """Let watchers hear a whole preview; it goes when the job ends."""
+        data = b"".join(event.audio_chunk.data for event in preview)
+        await self._assets.add_preview(preview_place(job.id, job.attempt, preview[0].audio_chunk), data)
+        for event in preview:
+            await self._store.append(job, entry(event))
 
     async def _forget(self, job: Job) -> None:
         """Remove the songs of this attempt, unless they are the job's."""

@@ -23,7 +23,8 @@ from orchestrator.jobs.runner import Runner
 from orchestrator.jobs.store import JobStore
 from orchestrator.jobs.webhooks import WebhookSender, check_secret, check_url
 from orchestrator.plan import Plan, plan, resolved_request
-from orchestrator.results import is_result, place, result_name
+from orchestrator.preview_spec import check_window
+from orchestrator.results import is_result, place, preview_place, result_name
 from orchestrator.settings import Settings
 from orchestrator.sources import Sources
 from orchestrator.stages import Stages
@@ -123,6 +124,7 @@ class Jobs:
         source = await self.sources.check(planned.task, deadline)
         accepted = music_pb2.GenerateEvent(request_id=planned.request_id)
         duration_seconds = song_seconds(planned.task, source)
+        check_window(planned.preview, duration_seconds)
         accepted.accepted.CopyFrom(music_pb2.Accepted(seeds=planned.seeds, duration_seconds=duration_seconds))
         if estimate is not None:
             accepted.accepted.estimated_finish_time.CopyFrom(finish_time(waiting + estimate.seconds))
@@ -237,8 +239,15 @@ class Jobs:
                     if skip_audio:
                         continue
                     chunk = event.audio_chunk
-                    name = await self._place(result_name(job_id, chunk.variant_index))
-                    chunk.data = await self._assets.read_range(name, chunk.offset, audio_bytes)
+                    if chunk.HasField("preview_step"):
+                        try:
+                            name = preview_place(job_id, job.attempt, chunk)
+                            chunk.data = await self._assets.read_range(name, chunk.offset, audio_bytes)
+                        except NotFound:
+                            continue  # the job has ended, or another attempt has begun
+                    else:
+                        name = await self._place(result_name(job_id, chunk.variant_index))
+                        chunk.data = await self._assets.read_range(name, chunk.offset, audio_bytes)
                 yield event
             if len(history) == _EVENTS_AT_A_TIME:
                 continue

@@ -42,13 +42,27 @@ class Answer:
         data = b""
         for event in self.events:
             chunk = event.audio_chunk
-            if event.WhichOneof("event") == "audio_chunk" and chunk.variant_index == variant_index:
+            if event.WhichOneof("event") == "audio_chunk" and chunk.variant_index == variant_index and not chunk.HasField("preview_step"):
                 assert chunk.offset == len(data)
                 data += chunk.data
         song = self.result.songs[variant_index]
         assert song.size_bytes == len(data)
         assert song.sha256 == hashlib.sha256(data).hexdigest()
         return data
+
+    def previews(self) -> dict[tuple[int, int], bytes]:
+        """Files of previews by variant and step, checked for gaps and their ends."""
+        files: dict[tuple[int, int], bytes] = {}
+        ended = []
+        for event in self.events:
+            chunk = event.audio_chunk
+            if event.WhichOneof("event") == "audio_chunk" and chunk.HasField("preview_step"):
+                key = (chunk.variant_index, chunk.preview_step)
+                assert chunk.offset == len(files.get(key, b""))
+                files[key] = files.get(key, b"") + chunk.data
+                ended += [key] if chunk.last else []
+        assert ended == list(files)
+        return files
 
 
 async def generate(stub, request: music_pb2.GenerateRequest, **call) -> Answer:

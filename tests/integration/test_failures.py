@@ -64,19 +64,6 @@ async def test_a_line_in_another_script_is_named(music):
         await generate(music, request)
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"output": music_pb2.OutputSpec(preview=music_pb2.PreviewSpec(at_steps=[1]))},
-    ],
-    ids=["previews"],
-)
-async def test_parts_of_the_contract_that_are_not_built_say_so(music, fields):
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await generate(music, song_request(**fields))
-    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
-
-
 async def steps_done(system) -> float:
     return await asyncio.to_thread(system.stage("diffusion").metric, "acestep_step_seconds_count")
 

@@ -45,6 +45,8 @@ class MelGriffinLim:
         self.config = config
         self.window = torch.hann_window(config.mel.n_fft, dtype=torch.float32, device=device)
         self.filterbank = slaney_filterbank(config.mel).to(device)  # [K, M]
+        self.halo = config.overlap_frames - config.known_frames
+        """Mel frames at an end of a window that are not settled, for want of what lies beyond."""
         self.margin = (config.mel.n_fft - config.mel.hop_length) // 2
 
     def __call__(self, mel: Tensor) -> Tensor:

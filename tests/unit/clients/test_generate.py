@@ -175,6 +175,46 @@ async def test_what_the_server_could_only_keep_as_wav_is_named_so(server: Server
     assert (await acestep("generate", "--server", server.target, "--tags", "x", "-o", "take.x", "--format", "wav"))[1] == "take.x\n"
 
 
+async def previewing(request: music_pb2.GenerateRequest) -> Events:
+    """As `songs`, after a preview of each variant in two chunks, the first of which comes twice."""
+    async for event in songs(request):
+        yield event
+        if event.HasField("accepted"):
+            for index in range(len(event.accepted.seeds)):
+                for offset, data, last in ((0, b"lost", False), (0, b"early", False), (5, b"!", True)):
+                    chunk = music_pb2.AudioChunk(variant_index=index, offset=offset, data=data, preview_step=5, last=last)
+                    yield music_pb2.GenerateEvent(audio_chunk=chunk)
+
+
+async def test_previews_are_files_beside_the_song(server: Server, acestep: Acestep, tmp_path: Path) -> None:
+    server.script = previewing
+    flags = ["--preview-steps", "5,10", "--preview-window", "0:8.5"]
+    code, output, errors = await acestep("generate", "--server", server.target, "--tags", "x", *flags, "-o", "song.ogg")
+    assert (code, output) == (ExitCode.OK, "song.ogg\n")
+    assert names(tmp_path) == ["song.ogg", "song.preview-05.ogg", "song_input_params.json"]
+    assert (tmp_path / "song.preview-05.ogg").read_bytes() == b"early!"
+    assert "acestep: preview song.preview-05.ogg" in errors
+    window = music_pb2.TimeRange(start_seconds=0, end_seconds=8.5)
+    assert server.requests[0].output.preview == music_pb2.PreviewSpec(at_steps=[5, 10], window=window)
+    await acestep("generate", "--server", server.target, "--tags", "x", "--seed", "1", "--seed", "2", "--preview-steps", "5", "-o", "a.wav")
+    assert {"a_0.preview-05.wav", "a_1.preview-05.wav"} < set(names(tmp_path))
+    assert server.requests[1].output.preview == music_pb2.PreviewSpec(at_steps=[5])
+
+
+async def test_a_preview_that_is_not_whole_is_refused(server: Server, acestep: Acestep, tmp_path: Path) -> None:
+    async def broken(request: music_pb2.GenerateRequest) -> Events:
+        async for event in previewing(request):
+            if event.audio_chunk.HasField("preview_step") and event.audio_chunk.last:
+                event.audio_chunk.offset = 6
+            yield event
+
+    server.script = broken
+    code, _, errors = await acestep("generate", "--server", server.target, "--tags", "x", "--preview-steps", "5")
+    assert code == ExitCode.FAILED
+    assert "song.preview-05.wav: audio is missing" in errors
+    assert names(tmp_path) == []
+
+
 async def test_format_flag_wins_over_the_extension(server: Server, acestep: Acestep) -> None:
     await acestep("generate", "--server", server.target, "--tags", "x", "--format", "wav24", "-o", "song.wav", "--sample-rate", "44100")
     assert server.requests[0].output == music_pb2.OutputSpec(format=music_pb2.AUDIO_FORMAT_WAV_PCM24, sample_rate=44100)

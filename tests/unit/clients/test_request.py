@@ -114,7 +114,9 @@ def test_violations_name_the_flag_that_sets_the_field() -> None:
             ("sampling.use_erg_tag", "true needs use_erg_lyric"),
             ("text_to_music.duration_seconds", "10000.0 is not allowed; allowed: 1 to 240"),
             ("prompt.lyric_options.language", "'xx' is not allowed"),
-            ("output.preview", "no"),
+            ("output.preview.at_steps[0]", "70 is not allowed; allowed: 1 to 60, the steps that are run"),
+            ("output.preview.window.end_seconds", "70 is not allowed; allowed: at most 60, the end of the song"),
+            ("output.later", "no"),
         ]
     )
     assert [field for field, _ in in_terms_of_flags(error).violations] == [
@@ -123,7 +125,9 @@ def test_violations_name_the_flag_that_sets_the_field() -> None:
         "--erg-tag",
         "--duration",
         "--lyric-language",
-        "output.preview",
+        "--preview-steps",
+        "--preview-window",
+        "output.later",
     ]
 
 

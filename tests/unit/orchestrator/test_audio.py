@@ -8,7 +8,7 @@ import soundfile
 
 from acestep_rpc.errors import StageError
 from acestep_rpc.v1 import music_pb2, tensor_pb2, vae_pb2
-from orchestrator.audio import Waveform, open_writer, read_waveform
+from orchestrator.audio import EncodingBroken, EncodingFailed, Waveform, open_writer, read_waveform
 from orchestrator.plan import FORMATS
 
 RATE = 48000
@@ -145,6 +145,41 @@ def test_wav_bytes_come_with_each_piece_and_do_not_depend_on_the_cuts(audio_form
     writer = open_writer(audio_format, RATE, 5000, RECEIPT)
     assert len(writer.write(waveform[:, :1000])) > 1000 * 4
     assert write(audio_format, waveform, []) == write(audio_format, waveform, [1, 2, 777, 4999])
+
+
+@pytest.mark.parametrize("audio_format", [audio_format for audio_format in FORMATS if audio_format != music_pb2.AUDIO_FORMAT_MP3], ids=name)
+@pytest.mark.parametrize("num_samples", [4 * RATE, 40 * 4096, 160 * 960])  # also whole blocks of flac and of opus
+def test_bytes_that_have_left_are_those_of_the_file(audio_format: music_pb2.AudioFormat, num_samples: int) -> None:
+    waveform = chord(num_samples)
+    writer = open_writer(audio_format, RATE, num_samples, RECEIPT)
+    pieces = [writer.write(piece) for piece in np.array_split(waveform, 8, axis=1)]
+    assert sum(len(piece) > 0 for piece in pieces) > 2
+    end = writer.close()
+    assert 0 < len(end) < sum(map(len, pieces))
+    with soundfile.SoundFile(io.BytesIO(b"".join(pieces) + end)) as file:
+        assert file.frames == num_samples
+        assert file.comment == RECEIPT
+        assert len(file.read()) == num_samples
+    with soundfile.SoundFile(io.BytesIO(b"".join(pieces))) as file:  # a listener need not wait for the end
+        assert len(file.read(num_samples // 4)) == num_samples // 4
+
+
+def test_a_flac_file_states_its_length_from_its_first_byte_on_whatever_the_cuts() -> None:
+    waveform = chord(3 * RATE)
+    whole = write(music_pb2.AUDIO_FORMAT_FLAC, waveform, [])
+    assert write(music_pb2.AUDIO_FORMAT_FLAC, waveform, [1, 4096, 100_000]) == whole
+    assert int.from_bytes(whole[18:26], "big") & (1 << 36) - 1 == 3 * RATE
+    assert whole[26:42] == bytes(16)
+
+
+@pytest.mark.parametrize("audio_format", [music_pb2.AUDIO_FORMAT_FLAC, music_pb2.AUDIO_FORMAT_OGG_VORBIS], ids=name)
+def test_a_write_that_fails_when_bytes_have_left_is_an_error_of_its_own(audio_format: music_pb2.AudioFormat) -> None:
+    writer = open_writer(audio_format, RATE, 4 * RATE, RECEIPT)
+    with pytest.raises(EncodingFailed):
+        writer.write(chord(10)[:1])  # one channel
+    assert writer.write(chord(2 * RATE))
+    with pytest.raises(EncodingBroken):
+        writer.write(chord(10)[:1])
 
 
 @pytest.mark.parametrize("audio_format", WAV, ids=name)

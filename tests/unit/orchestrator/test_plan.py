@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from acestep_rpc.errors import InvalidRequest, Unimplemented
+from acestep_rpc.errors import InvalidRequest
 from acestep_rpc.v1 import encoder_pb2, music_pb2, sampling_pb2
 from orchestrator.limits import LIMITS
 from orchestrator.plan import Plan, plan
+from orchestrator.preview_spec import Preview
 from orchestrator.stage_requests import encode_request, encode_target_request
 from orchestrator.tasks import Edit, TextToMusic
 
@@ -172,15 +173,65 @@ def test_the_ends_of_each_range_are_allowed(fields: dict[str, Any]) -> None:
     planned(**fields)
 
 
+EDIT = {"source": ASSET, "target": {"tags": "jazz"}}
+
+
 @pytest.mark.parametrize(
-    ("fields", "name"),
+    ("fields", "steps"),
     [
-        ({"output": {"preview": {}}}, "preview"),
+        ({}, (1, 60)),
+        ({"sampling": {"infer_step": 7, "scheduler_type": sampling_pb2.SCHEDULER_TYPE_HEUN}}, (1, 7)),
+        ({"sampling": {"oss_steps": [3, 9, 40]}}, (1, 3)),
+        ({"repaint": REPAINT | {"retake_variance": 0.25}, "sampling": {"infer_step": 10}}, (8, 10)),
+        ({"edit": EDIT | {"edit_n_min": 0.6}, "sampling": {"infer_step": 10}}, (7, 10)),
+        ({"audio_to_audio": {"source": ASSET} | {"ref_audio_strength": 0.7}, "sampling": {"infer_step": 10}}, (1, 3)),
+        ({"extend": {"source": ASSET} | {"right_seconds": 5}}, (1, 60)),
     ],
 )
-def test_what_is_not_built_is_said_by_name(fields: dict[str, Any], name: str) -> None:
-    with pytest.raises(Unimplemented, match=name):
-        planned(**fields)
+def test_previews_come_after_the_steps_that_are_run(fields: dict[str, Any], steps: tuple[int, int]) -> None:
+    preview = planned(output={"preview": {"at_steps": [steps[1], steps[0]]}}, **fields).preview
+    assert preview == Preview(steps, None)
+    for step in (steps[0] - 1, steps[1] + 1):
+        with pytest.raises(InvalidRequest) as refused:
+            planned(output={"preview": {"at_steps": [step]}}, **fields)
+        ((field, text),) = refused.value.violations
+        assert field == "output.preview.at_steps[0]"
+        assert f"{step} is not allowed" in text
+        assert f"{steps[0]} to {steps[1]}" in text
+
+
+def window(start: float, end: float) -> dict[str, Any]:
+    return {"at_steps": [1], "window": {"start_seconds": start, "end_seconds": end}}
+
+
+@pytest.mark.parametrize(
+    ("preview", "field"),
+    [
+        ({}, "at_steps"),
+        ({"at_steps": range(1, 18)}, "at_steps"),
+        ({"at_steps": [2, 2]}, "at_steps"),
+        (window(-1.0, 3.0), "window.start_seconds"),
+        (window(NAN, 3), "window.start_seconds"),
+        (window(2, 2.05), "window.end_seconds"),
+        (window(2, INFINITY), "window.end_seconds"),
+        (window(0, 60.5), "window.end_seconds"),
+    ],
+)
+def test_a_preview_that_cannot_be_is_refused_by_name(preview: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        planned(output={"preview": preview})
+    assert {name for name, _ in refused.value.violations} == {f"output.preview.{field}"}
+
+
+def test_no_preview_is_possible_where_no_step_is_run() -> None:
+    for task in ({"audio_to_audio": {"source": ASSET} | {"ref_audio_strength": 1}}, {"repaint": REPAINT | {"retake_variance": 0}}):
+        with pytest.raises(InvalidRequest, match="no step is run"):
+            planned(output={"preview": {"at_steps": [1]}}, **task)
+
+
+def test_a_window_is_kept_as_it_is() -> None:
+    assert planned(output={"preview": window(2, 60)}).preview == Preview((1,), (2, 60))
+    assert planned().preview is None
 
 
 def test_line_breaks_become_line_feeds() -> None:

@@ -125,3 +125,19 @@ def test_a_stage_without_prices_makes_no_prediction() -> None:
     silent = descriptions()
     del silent[2].costs[:]
     assert predict_plan(planned, 0, silent) is None
+
+
+def test_previews_are_work_of_the_codec_that_the_song_does_not_wait_for() -> None:
+    stages = descriptions()
+    stages[2].limits["decode_margin_seconds"] = 1.0
+    window = {"start_seconds": 2, "end_seconds": 4}
+    predictions = []
+    for output in ({}, {"preview": {"at_steps": [1, 5, 9], "window": window}}):
+        request = music_pb2.GenerateRequest(prompt={"tags": "funk"}, text_to_music={"duration_seconds": 10}, seeds=[1, 2], output=output)
+        predictions.append(predict_plan(plan(request, random.Random(0), "a"), 0, stages))
+    plain, previewed = predictions
+    assert plain is not None
+    assert previewed is not None
+    assert previewed.alone == plain.alone
+    frames = 54 - 10  # of 1 to 5 seconds
+    assert previewed.load[2] - plain.load[2] == pytest.approx(6 * (3 + 0.1 * frames))
