@@ -4,6 +4,7 @@ With two optimisers Lightning leaves steps, accumulation and clipping to the mod
 so several processes compute what one does that accumulates. Steps are those of the reconstructing network; Lightning counts no others.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class Reconstruction:
     losses: Mapping[str, Tensor]
 
 
-class AdversarialTraining(LightningModule):
+class AdversarialTraining(LightningModule, ABC):
     """The module that Lightning trains; what is reconstructed and how, a subclass says.
 
     Args:
@@ -59,10 +60,11 @@ class AdversarialTraining(LightningModule):
         if recipe.ema_decay:
             self.averaged = {name: parameter.detach().clone() for name, parameter in trained_parameters(network)}
 
+    @abstractmethod
     def reconstruct(self, waveforms: Tensor) -> Reconstruction:
         """Losses of a micro-batch, [B, C, S]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def resynthesise(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
         """What the network makes of a song, in evaluation mode and without gradients.
 
@@ -71,7 +73,6 @@ class AdversarialTraining(LightningModule):
         Returns:
             On the CPU: a waveform [C, S], and the log-mel [C, 128, F] that the network is to blame for.
         """
-        raise NotImplementedError
 
     @property
     def adversarial(self) -> bool:

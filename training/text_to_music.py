@@ -227,3 +227,8 @@ def like(tensor: Tensor, shared: Tensor) -> Tensor:
 def trained_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """What an optimiser may change, by name."""
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def frozen_weights(model: nn.Module) -> dict[str, Tensor]:
+    """What it may not, whole and on the CPU; every process must ask."""
+    return {name: whole(parameter.detach()).cpu() for name, parameter in model.named_parameters() if not parameter.requires_grad}

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from training.recipes import RECIPES, Recipe
 from training.runs import add_run_arguments, fit, overridden
 from training.samples import Samples
 from training.shards import DatasetError, ShardedDataset
-from training.text_to_music import TextToMusic
+from training.text_to_music import TextToMusic, frozen_weights
 
 VALIDATION_BATCHES = 8
 
@@ -56,12 +56,33 @@ class Checkpoints(Callback):
         if not due or (batch_idx + 1) % trainer.accumulate_grad_batches or target.exists():
             return
         weights = pl_module.final_weights()  # every process takes part
+        if self.lora is None:
+            weights |= frozen_weights(pl_module.model)
         if not trainer.is_global_zero:
             return
         if self.lora is None:
             export(pl_module.model, weights, self.recipe.checkpoint_dir, target)
         else:
             save_adapter(target / self.recipe.exp_name, adapter_state(pl_module.model, weights), self.lora)
+
+
+def freeze(model: TrainableTransformer, beginnings: Sequence[str]) -> None:
+    """Leave weights as they are.
+
+    Args:
+        model: Changed in place.
+        beginnings: Of their names.
+    Raises:
+        ValueError: No weight is called so, or none is left to train.
+    """
+    for beginning in beginnings:
+        named = [parameter for name, parameter in model.named_parameters() if name.startswith(beginning)]
+        if not named:
+            raise ValueError(f"frozen names {beginning!r}, with which no weight of this transformer begins")
+        for parameter in named:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"frozen {list(beginnings)} leaves nothing to train")
 
 
 def export(
@@ -106,6 +127,7 @@ def train(recipe: Recipe, ckpt_path: Path | None = None, max_time: float | None 
     batches = MicroBatches(dataset, recipe.buckets, recipe.seed)
     first = batches[0]
     check_widths(first, model.config)
+    freeze(model, recipe.frozen)
     if lora is not None:
         add_adapter(model, lora)
     if recipe.epochs != -1:

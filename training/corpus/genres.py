@@ -92,7 +92,7 @@ class Genre:
 
 GENRES = {
     "pop": Genre(
-        beat_frames=(4.5, 5, 5.5, 6, 6.5, 7, 7.5, 8),
+        beat_frames=BEAT_FRAMES[:-1],
         held_out=(6,),
         modes=("major", "major", "minor"),
         chords=(("piano", "block"), ("acoustic guitar", "strum"), ("electric piano", "block")),
@@ -102,7 +102,7 @@ GENRES = {
         moods=("catchy", "upbeat"),
     ),
     "rock": Genre(
-        beat_frames=(4, 4.5, 5, 5.5, 6, 6.5, 7, 8),
+        beat_frames=BEAT_FRAMES[:-1],
         held_out=(5,),
         modes=("minor", "major"),
         chords=(("distorted guitar", "power"), ("overdriven guitar", "power")),
@@ -113,7 +113,7 @@ GENRES = {
         kit=POWER_KIT,
     ),
     "classical": Genre(
-        beat_frames=(5, 5.5, 6, 6.5, 7, 8, 9, 10),
+        beat_frames=BEAT_FRAMES[1:],
         held_out=(9,),
         modes=("major", "minor"),
         chords=(("piano", "alberti"), ("strings", "pad"), ("harp", "arpeggio")),
@@ -125,7 +125,7 @@ GENRES = {
         calm=True,
     ),
     "electronic": Genre(
-        beat_frames=(4, 4.5, 5, 5.5, 6, 6.5, 7, 8),
+        beat_frames=BEAT_FRAMES[:-1],
         held_out=(4.5,),
         modes=("minor", "minor", "major"),
         chords=(("saw lead", "stab"), ("synth pad", "pad"), ("square lead", "arpeggio")),
@@ -136,7 +136,7 @@ GENRES = {
         kit=TR808_KIT,
     ),
     "hip hop": Genre(
-        beat_frames=(5.5, 6, 6.5, 7, 7.5, 8, 9, 10),
+        beat_frames=BEAT_FRAMES[1:],
         held_out=(7.5,),
         modes=("minor",),
         chords=(("electric piano", "block"), ("piano", "block"), ("vibraphone", "block")),
@@ -148,7 +148,7 @@ GENRES = {
         chord_tones=4,
     ),
     "ambient": Genre(
-        beat_frames=(5.5, 6, 6.5, 7, 7.5, 8, 9, 10),
+        beat_frames=BEAT_FRAMES[1:],
         held_out=(8,),
         modes=("major", "minor"),
         chords=(("warm pad", "pad"), ("synth pad", "pad"), ("choir", "pad")),
@@ -160,7 +160,7 @@ GENRES = {
         calm=True,
     ),
     "reggae": Genre(
-        beat_frames=(5.5, 6, 6.5, 7, 7.5, 8, 9, 10),
+        beat_frames=BEAT_FRAMES[1:],
         held_out=(7,),
         modes=("major", "minor"),
         chords=(("organ", "skank"), ("clean guitar", "skank")),
@@ -170,7 +170,7 @@ GENRES = {
         moods=("relaxed", "groovy"),
     ),
     "folk": Genre(
-        beat_frames=(4.5, 5, 5.5, 6, 6.5, 7, 8, 9),
+        beat_frames=BEAT_FRAMES[:-1],
         held_out=(6.5,),
         modes=("major", "major", "minor"),
         chords=(("acoustic guitar", "strum"), ("banjo", "roll"), ("nylon guitar", "arpeggio")),
@@ -180,7 +180,7 @@ GENRES = {
         moods=("warm", "acoustic"),
     ),
     "jazz": Genre(
-        beat_frames=(4, 4.5, 5, 5.5, 6, 7, 8, 9),
+        beat_frames=BEAT_FRAMES[:-1],
         held_out=(8,),
         modes=("major", "minor"),
         chords=(("piano", "comp"), ("jazz guitar", "comp")),
@@ -192,7 +192,7 @@ GENRES = {
         chord_tones=4,
     ),
     "funk": Genre(
-        beat_frames=(4.5, 5, 5.5, 6, 6.5, 7, 7.5, 8),
+        beat_frames=BEAT_FRAMES[:-1],
         held_out=(5.5,),
         modes=("minor", "minor", "major"),
         chords=(("clavinet", "sixteenths"), ("clean guitar", "sixteenths")),

@@ -14,6 +14,8 @@ KICKS = {drums.KICK}
 SNARES = {drums.RIMSHOT, drums.SNARE, drums.CLAP}
 HATS = {drums.CLOSED_HAT, drums.PEDAL_HAT, drums.OPEN_HAT}
 DRUM_COLUMN, BEAT_COLUMN, PHASE_COLUMN, SECTION_COLUMN = 36, 40, 43, 47
+CLOCK_COLUMNS = slice(BEAT_COLUMN, SECTION_COLUMN)
+"""What follows from the tempo alone: where beats and bars begin, and how far they are."""
 SCORE_COLUMNS = (
     *(f"{part} {pitch_class}" for part in ("chords", "bass", "melody") for pitch_class in KEY_NAMES),
     *("kick", "snare", "hat", "other drum"),

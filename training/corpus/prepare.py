@@ -23,7 +23,7 @@ from encoder_svc.text_tokenizer import TextTokenizer
 from training import embedded
 from training.closed_form_codec import normalised_log_mel
 from training.corpus.captions import caption_variants
-from training.corpus.labels import BEATS_PER_BAR, phone_features, score_features
+from training.corpus.labels import BEATS_PER_BAR, CLOCK_COLUMNS, phone_features, score_features
 from training.corpus.song import FRAME_SECONDS, Song, song_from_json
 from training.shards import PreparedSong, write_manifest, write_shard
 from vae_svc.codec import Codec
@@ -36,6 +36,8 @@ FIT_EVERY = 8
 """One song in so many fits the codec."""
 RARE = 0.1
 """Added to the spread of a column before division, so that rare labels are not blown up without bound."""
+CLOCK_WEIGHT = 2.0
+"""Of the columns of beats and bars: a tempo can be followed only by a network that can count."""
 
 
 def read_song(labels: Path) -> tuple[Song, Tensor]:
@@ -74,8 +76,8 @@ class Preparer:
             ids = torch.tensor([self.text_tokenizer.encode(caption)])
             texts.append(self.text_encoder(ids, torch.ones_like(ids))[0].half())
         ids, lines = self._lyrics(song)
-        mean, spread = self.statistics
-        score = (torch.from_numpy(score_features(song, num_frames)) - mean) / (spread + RARE)
+        score = standardised(torch.from_numpy(score_features(song, num_frames)), self.statistics)
+        score[:, CLOCK_COLUMNS] *= CLOCK_WEIGHT
         bars = torch.arange(0, num_frames, song.beat_frames * BEATS_PER_BAR)
         return PreparedSong(
             key=song.key,
@@ -105,6 +107,12 @@ class Preparer:
             position = end
         assert expected is None, f"{song.key}: a sung line is not in the lyrics"
         return torch.tensor(encoded.ids), torch.tensor(rows) if rows else None
+
+
+def standardised(features: Tensor, statistics: Tensor) -> Tensor:
+    """Features of the score [F, C] without the mean and in units of the spread of their columns, statistics [2, C]."""
+    mean, spread = statistics.unbind()
+    return (features - mean) / (spread + RARE)
 
 
 def score_statistics(songs: Sequence[Song]) -> Tensor:

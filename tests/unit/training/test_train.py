@@ -14,10 +14,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.unit.training.tiny_run import recipe, write_dataset
 from training.batches import Bucket
+from training.checkpoint import load_trainable
 from training.recipes import base
 from training.shards import PreparedSong, write_manifest, write_shard
-from training.text_to_music import Objective
-from training.train import main, steps_of_epochs, train
+from training.text_to_music import Objective, frozen_weights, trained_parameters
+from training.train import freeze, main, steps_of_epochs, train
 
 LAST = "checkpoints/step=6"
 WEIGHTS = "ace_step_transformer/diffusion_pytorch_model.safetensors"
@@ -160,6 +161,21 @@ def test_an_epoch_draws_as_many_crops_as_there_are_songs(epochs, steps, tmp_path
 def test_settings_that_make_no_sense_are_refused(change, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(base(tmp_path, tmp_path), **change)
+
+
+def test_frozen_weights_are_written_as_they_were_and_others_change(checkpoint):
+    model = load_trainable(checkpoint)
+    freeze(model, ("transformer_blocks.0.", "proj_in."))
+    kept = frozen_weights(model)
+    assert kept
+    assert all(name.startswith(("transformer_blocks.0.", "proj_in.")) for name in kept)
+    assert kept.keys() | dict(trained_parameters(model)).keys() == dict(model.named_parameters()).keys()
+
+
+@pytest.mark.parametrize(("beginnings", "message"), [(("clock.",), "frozen names 'clock.'"), (("",), "leaves nothing to train")])
+def test_what_cannot_be_frozen_is_refused(beginnings, message, checkpoint):
+    with pytest.raises(ValueError, match=message):
+        freeze(load_trainable(checkpoint), beginnings)
 
 
 def test_a_dataset_of_other_networks_is_refused(checkpoint, tmp_path, capsys):
