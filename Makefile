@@ -7,7 +7,7 @@ GOLDEN ?= tests/parity/golden
 DEMO := outputs/demo
 export PYTHONWARNINGS ?= default
 
-.PHONY: help setup demo serve test lint format protos conformance bench evaluate clean
+.PHONY: help setup demo serve test lint format protos conformance bench evaluate docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -41,7 +41,7 @@ format: $(READY)  ## Format the code
 	$(BIN)/ruff check --fix .
 
 protos: $(READY)  ## Regenerate acestep_rpc/v1 from protos/
-	$(BIN)/python protos/generate.py
+	$(BIN)/python protos/generate.py --transcoding deploy/helm/acestep/files/api.binpb
 
 conformance: $(READY)  ## Hold the stages against recordings of the reference: make conformance GOLDEN=DIR
 	$(BIN)/python -m tests.parity.conformance $(GOLDEN)
@@ -51,6 +51,9 @@ bench: $(READY)  ## Measure stages and transformer; prints JSON
 
 evaluate: $(READY)  ## Measure how well a checkpoint makes music: make evaluate CHECKPOINT=DIR
 	$(BIN)/python -m benchmarks.quality --checkpoint $(or $(CHECKPOINT),clients/checkpoint) --output outputs/quality
+
+docs: $(READY)  ## Build the documentation site, links checked: outputs/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 clean:  ## Remove what the targets made
 	rm -rf $(VENV) outputs build .mypy_cache .ruff_cache .pytest_cache *.egg-info

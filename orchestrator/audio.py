@@ -38,6 +38,12 @@ class AudioWriter(Protocol):
         """End the file; returns its last bytes, at least one."""
 
 
+def audio_type(start: bytes) -> str:
+    """Content type of a file, by its first bytes."""
+    kinds = {b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"OggS": "audio/ogg", b"ID3": "audio/mpeg", b"\xff": "audio/mpeg"}
+    return next((kind for magic, kind in kinds.items() if start.startswith(magic)), "application/octet-stream")
+
+
 class EncodingFailed(Exception):
     """A compressed format cannot be written; no byte of the file has left."""
 

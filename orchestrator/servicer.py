@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import grpc.aio
+from google.api import httpbody_pb2
 from google.longrunning import operations_pb2
 
 import acestep_rpc
@@ -15,6 +16,7 @@ from acestep_rpc.errors import InvalidRequest, StageUnavailable
 from acestep_rpc.v1 import music_pb2, music_pb2_grpc, sampling_pb2
 from orchestrator import plan
 from orchestrator.admission import accompany, finish_time
+from orchestrator.audio import audio_type
 from orchestrator.jobs.job import entry, job_id, to_operation
 from orchestrator.jobs.service import Jobs
 from orchestrator.limits import LIMITS
@@ -110,6 +112,24 @@ class MusicServicer(music_pb2_grpc.MusicServiceServicer):
         async with contextlib.aclosing(self._sources.download(request.name, request.offset)) as responses:
             async for response in responses:
                 yield response
+
+    async def UploadFile(
+        self, request_iterator: AsyncIterator[music_pb2.UploadFileRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> music_pb2.UploadFileResponse:
+        """UploadAudio, in the messages that HTTP bodies become."""
+        pieces = (music_pb2.UploadAudioRequest(data=request.file.data, sha256=request.sha256) async for request in request_iterator)
+        return music_pb2.UploadFileResponse(audio=await self._sources.upload(pieces, _deadline(context)))
+
+    async def DownloadFile(
+        self, request: music_pb2.DownloadFileRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncGenerator[httpbody_pb2.HttpBody, None]:
+        """DownloadAudio, in the messages that become an HTTP body."""
+        content_type = "application/octet-stream"
+        async with contextlib.aclosing(self._sources.download(request.name, request.offset)) as responses:
+            async for response in responses:
+                if response.offset == 0:
+                    content_type = audio_type(response.data)
+                yield httpbody_pb2.HttpBody(content_type=content_type, data=response.data)
 
     async def GetCapabilities(
         self, request: music_pb2.GetCapabilitiesRequest, context: grpc.aio.ServicerContext[Any, Any]

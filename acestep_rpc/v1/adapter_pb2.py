@@ -22,29 +22,36 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61\x63\x65step_rpc/v1/adapter.proto\x12\x0e\x61\x63\x65step_rpc.v1\"]\n\x07\x41\x64\x61pter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06loaded\x18\x02 \x01(\x08\x12\x1e\n\x11has_trained_scale\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x14\n\x12_has_trained_scale\"\x15\n\x13ListAdaptersRequest\"A\n\x14ListAdaptersResponse\x12)\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x17.acestep_rpc.v1.Adapter\"\"\n\x12LoadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"?\n\x13LoadAdapterResponse\x12(\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x17.acestep_rpc.v1.Adapter\"$\n\x14UnloadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x15UnloadAdapterResponse\x12(\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x17.acestep_rpc.v1.Adapter2\xa1\x02\n\x0e\x41\x64\x61pterService\x12Y\n\x0cListAdapters\x12#.acestep_rpc.v1.ListAdaptersRequest\x1a$.acestep_rpc.v1.ListAdaptersResponse\x12V\n\x0bLoadAdapter\x12\".acestep_rpc.v1.LoadAdapterRequest\x1a#.acestep_rpc.v1.LoadAdapterResponse\x12\\\n\rUnloadAdapter\x12$.acestep_rpc.v1.UnloadAdapterRequest\x1a%.acestep_rpc.v1.UnloadAdapterResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61\x63\x65step_rpc/v1/adapter.proto\x12\x0e\x61\x63\x65step_rpc.v1\x1a\x1cgoogle/api/annotations.proto\"]\n\x07\x41\x64\x61pter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06loaded\x18\x02 \x01(\x08\x12\x1e\n\x11has_trained_scale\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x14\n\x12_has_trained_scale\"\x15\n\x13ListAdaptersRequest\"A\n\x14ListAdaptersResponse\x12)\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x17.acestep_rpc.v1.Adapter\"\"\n\x12LoadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"?\n\x13LoadAdapterResponse\x12(\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x17.acestep_rpc.v1.Adapter\"$\n\x14UnloadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x15UnloadAdapterResponse\x12(\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x17.acestep_rpc.v1.Adapter2\x84\x03\n\x0e\x41\x64\x61pterService\x12o\n\x0cListAdapters\x12#.acestep_rpc.v1.ListAdaptersRequest\x1a$.acestep_rpc.v1.ListAdaptersResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/adapters\x12{\n\x0bLoadAdapter\x12\".acestep_rpc.v1.LoadAdapterRequest\x1a#.acestep_rpc.v1.LoadAdapterResponse\"#\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/adapters/{name}:load:\x01*\x12\x83\x01\n\rUnloadAdapter\x12$.acestep_rpc.v1.UnloadAdapterRequest\x1a%.acestep_rpc.v1.UnloadAdapterResponse\"%\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/adapters/{name}:unload:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'acestep_rpc.v1.adapter_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ADAPTER']._serialized_start=48
-  _globals['_ADAPTER']._serialized_end=141
-  _globals['_LISTADAPTERSREQUEST']._serialized_start=143
-  _globals['_LISTADAPTERSREQUEST']._serialized_end=164
-  _globals['_LISTADAPTERSRESPONSE']._serialized_start=166
-  _globals['_LISTADAPTERSRESPONSE']._serialized_end=231
-  _globals['_LOADADAPTERREQUEST']._serialized_start=233
-  _globals['_LOADADAPTERREQUEST']._serialized_end=267
-  _globals['_LOADADAPTERRESPONSE']._serialized_start=269
-  _globals['_LOADADAPTERRESPONSE']._serialized_end=332
-  _globals['_UNLOADADAPTERREQUEST']._serialized_start=334
-  _globals['_UNLOADADAPTERREQUEST']._serialized_end=370
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=372
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=437
-  _globals['_ADAPTERSERVICE']._serialized_start=440
-  _globals['_ADAPTERSERVICE']._serialized_end=729
+  _globals['_ADAPTERSERVICE'].methods_by_name['ListAdapters']._loaded_options = None
+  _globals['_ADAPTERSERVICE'].methods_by_name['ListAdapters']._serialized_options = b'\202\323\344\223\002\016\022\014/v1/adapters'
+  _globals['_ADAPTERSERVICE'].methods_by_name['LoadAdapter']._loaded_options = None
+  _globals['_ADAPTERSERVICE'].methods_by_name['LoadAdapter']._serialized_options = b'\202\323\344\223\002\035\"\030/v1/adapters/{name}:load:\001*'
+  _globals['_ADAPTERSERVICE'].methods_by_name['UnloadAdapter']._loaded_options = None
+  _globals['_ADAPTERSERVICE'].methods_by_name['UnloadAdapter']._serialized_options = b'\202\323\344\223\002\037\"\032/v1/adapters/{name}:unload:\001*'
+  _globals['_ADAPTER']._serialized_start=78
+  _globals['_ADAPTER']._serialized_end=171
+  _globals['_LISTADAPTERSREQUEST']._serialized_start=173
+  _globals['_LISTADAPTERSREQUEST']._serialized_end=194
+  _globals['_LISTADAPTERSRESPONSE']._serialized_start=196
+  _globals['_LISTADAPTERSRESPONSE']._serialized_end=261
+  _globals['_LOADADAPTERREQUEST']._serialized_start=263
+  _globals['_LOADADAPTERREQUEST']._serialized_end=297
+  _globals['_LOADADAPTERRESPONSE']._serialized_start=299
+  _globals['_LOADADAPTERRESPONSE']._serialized_end=362
+  _globals['_UNLOADADAPTERREQUEST']._serialized_start=364
+  _globals['_UNLOADADAPTERREQUEST']._serialized_end=400
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=402
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=467
+  _globals['_ADAPTERSERVICE']._serialized_start=470
+  _globals['_ADAPTERSERVICE']._serialized_end=858
 # @@protoc_insertion_point(module_scope)

@@ -23,21 +23,24 @@ _sym_db = _symbol_database.Default()
 
 
 from acestep_rpc.v1 import encoder_pb2 as acestep__rpc_dot_v1_dot_encoder__pb2
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61\x63\x65step_rpc/v1/lyrics.proto\x12\x0e\x61\x63\x65step_rpc.v1\x1a\x1c\x61\x63\x65step_rpc/v1/encoder.proto\"\x89\x01\n\x0ePreviewRequest\x12\x0e\n\x06lyrics\x18\x01 \x01(\t\x12\x33\n\rlyric_options\x18\x02 \x01(\x0b\x32\x1c.acestep_rpc.v1.LyricOptions\x12\x1d\n\x10\x64uration_seconds\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x13\n\x11_duration_seconds\"\x82\x02\n\x0fPreviewResponse\x12(\n\x05lines\x18\x01 \x03(\x0b\x32\x19.acestep_rpc.v1.LyricLine\x12\x13\n\x0btoken_count\x18\x02 \x01(\r\x12\x11\n\tsyllables\x18\x03 \x01(\r\x12!\n\x14syllables_per_second\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x30\n\x0bsingability\x18\x05 \x01(\x0e\x32\x1b.acestep_rpc.v1.Singability\x12/\n\x0blyric_rules\x18\x06 \x01(\x0e\x32\x1a.acestep_rpc.v1.LyricRulesB\x17\n\x15_syllables_per_second*w\n\x0bSingability\x12\x1b\n\x17SINGABILITY_UNSPECIFIED\x10\x00\x12\x14\n\x10SINGABILITY_FITS\x10\x01\x12\x19\n\x15SINGABILITY_TOO_DENSE\x10\x02\x12\x1a\n\x16SINGABILITY_TOO_SPARSE\x10\x03\x32[\n\rLyricsService\x12J\n\x07Preview\x12\x1e.acestep_rpc.v1.PreviewRequest\x1a\x1f.acestep_rpc.v1.PreviewResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61\x63\x65step_rpc/v1/lyrics.proto\x12\x0e\x61\x63\x65step_rpc.v1\x1a\x1c\x61\x63\x65step_rpc/v1/encoder.proto\x1a\x1cgoogle/api/annotations.proto\"\x89\x01\n\x0ePreviewRequest\x12\x0e\n\x06lyrics\x18\x01 \x01(\t\x12\x33\n\rlyric_options\x18\x02 \x01(\x0b\x32\x1c.acestep_rpc.v1.LyricOptions\x12\x1d\n\x10\x64uration_seconds\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x13\n\x11_duration_seconds\"\x82\x02\n\x0fPreviewResponse\x12(\n\x05lines\x18\x01 \x03(\x0b\x32\x19.acestep_rpc.v1.LyricLine\x12\x13\n\x0btoken_count\x18\x02 \x01(\r\x12\x11\n\tsyllables\x18\x03 \x01(\r\x12!\n\x14syllables_per_second\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x30\n\x0bsingability\x18\x05 \x01(\x0e\x32\x1b.acestep_rpc.v1.Singability\x12/\n\x0blyric_rules\x18\x06 \x01(\x0e\x32\x1a.acestep_rpc.v1.LyricRulesB\x17\n\x15_syllables_per_second*w\n\x0bSingability\x12\x1b\n\x17SINGABILITY_UNSPECIFIED\x10\x00\x12\x14\n\x10SINGABILITY_FITS\x10\x01\x12\x19\n\x15SINGABILITY_TOO_DENSE\x10\x02\x12\x1a\n\x16SINGABILITY_TOO_SPARSE\x10\x03\x32z\n\rLyricsService\x12i\n\x07Preview\x12\x1e.acestep_rpc.v1.PreviewRequest\x1a\x1f.acestep_rpc.v1.PreviewResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\"\x12/v1/lyrics:preview:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'acestep_rpc.v1.lyrics_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SINGABILITY']._serialized_start=478
-  _globals['_SINGABILITY']._serialized_end=597
-  _globals['_PREVIEWREQUEST']._serialized_start=78
-  _globals['_PREVIEWREQUEST']._serialized_end=215
-  _globals['_PREVIEWRESPONSE']._serialized_start=218
-  _globals['_PREVIEWRESPONSE']._serialized_end=476
-  _globals['_LYRICSSERVICE']._serialized_start=599
-  _globals['_LYRICSSERVICE']._serialized_end=690
+  _globals['_LYRICSSERVICE'].methods_by_name['Preview']._loaded_options = None
+  _globals['_LYRICSSERVICE'].methods_by_name['Preview']._serialized_options = b'\202\323\344\223\002\027\"\022/v1/lyrics:preview:\001*'
+  _globals['_SINGABILITY']._serialized_start=508
+  _globals['_SINGABILITY']._serialized_end=627
+  _globals['_PREVIEWREQUEST']._serialized_start=108
+  _globals['_PREVIEWREQUEST']._serialized_end=245
+  _globals['_PREVIEWRESPONSE']._serialized_start=248
+  _globals['_PREVIEWRESPONSE']._serialized_end=506
+  _globals['_LYRICSSERVICE']._serialized_start=629
+  _globals['_LYRICSSERVICE']._serialized_end=751
 # @@protoc_insertion_point(module_scope)

@@ -2,6 +2,8 @@ import datetime
 
 from acestep_rpc.v1 import encoder_pb2 as _encoder_pb2
 from acestep_rpc.v1 import sampling_pb2 as _sampling_pb2
+from google.api import annotations_pb2 as _annotations_pb2
+from google.api import httpbody_pb2 as _httpbody_pb2
 from google.longrunning import operations_pb2 as _operations_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import struct_pb2 as _struct_pb2
@@ -393,6 +395,14 @@ class UploadAudioRequest(_message.Message):
     sha256: str
     def __init__(self, data: _Optional[bytes] = ..., sha256: _Optional[str] = ...) -> None: ...
 
+class UploadFileRequest(_message.Message):
+    __slots__ = ("file", "sha256")
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    file: _httpbody_pb2.HttpBody
+    sha256: str
+    def __init__(self, file: _Optional[_Union[_httpbody_pb2.HttpBody, _Mapping]] = ..., sha256: _Optional[str] = ...) -> None: ...
+
 class UploadAudioResponse(_message.Message):
     __slots__ = ("name", "duration_seconds", "sample_rate", "channels")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -404,6 +414,12 @@ class UploadAudioResponse(_message.Message):
     sample_rate: int
     channels: int
     def __init__(self, name: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., sample_rate: _Optional[int] = ..., channels: _Optional[int] = ...) -> None: ...
+
+class UploadFileResponse(_message.Message):
+    __slots__ = ("audio",)
+    AUDIO_FIELD_NUMBER: _ClassVar[int]
+    audio: UploadAudioResponse
+    def __init__(self, audio: _Optional[_Union[UploadAudioResponse, _Mapping]] = ...) -> None: ...
 
 class DownloadAudioRequest(_message.Message):
     __slots__ = ("name", "offset")
@@ -422,6 +438,14 @@ class DownloadAudioResponse(_message.Message):
     data: bytes
     size_bytes: int
     def __init__(self, offset: _Optional[int] = ..., data: _Optional[bytes] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+
+class DownloadFileRequest(_message.Message):
+    __slots__ = ("name", "offset")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    offset: int
+    def __init__(self, name: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class GetCapabilitiesRequest(_message.Message):
     __slots__ = ()

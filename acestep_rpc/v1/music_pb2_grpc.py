@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from acestep_rpc.v1 import music_pb2 as acestep__rpc_dot_v1_dot_music__pb2
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -66,6 +67,16 @@ class MusicServiceStub:
                 request_serializer=acestep__rpc_dot_v1_dot_music__pb2.DownloadAudioRequest.SerializeToString,
                 response_deserializer=acestep__rpc_dot_v1_dot_music__pb2.DownloadAudioResponse.FromString,
                 _registered_method=True)
+        self.UploadFile = channel.stream_unary(
+                '/acestep_rpc.v1.MusicService/UploadFile',
+                request_serializer=acestep__rpc_dot_v1_dot_music__pb2.UploadFileRequest.SerializeToString,
+                response_deserializer=acestep__rpc_dot_v1_dot_music__pb2.UploadFileResponse.FromString,
+                _registered_method=True)
+        self.DownloadFile = channel.unary_stream(
+                '/acestep_rpc.v1.MusicService/DownloadFile',
+                request_serializer=acestep__rpc_dot_v1_dot_music__pb2.DownloadFileRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
         self.GetCapabilities = channel.unary_unary(
                 '/acestep_rpc.v1.MusicService/GetCapabilities',
                 request_serializer=acestep__rpc_dot_v1_dot_music__pb2.GetCapabilitiesRequest.SerializeToString,
@@ -121,6 +132,20 @@ class MusicServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UploadFile(self, request_iterator, context):
+        """UploadAudio for callers over HTTP: the body of the request is the file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadFile(self, request, context):
+        """DownloadAudio for callers over HTTP: the body of the answer is the file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCapabilities(self, request, context):
         """Everything that this server can do, and every limit.
         """
@@ -160,6 +185,16 @@ def add_MusicServiceServicer_to_server(servicer, server):
                     servicer.DownloadAudio,
                     request_deserializer=acestep__rpc_dot_v1_dot_music__pb2.DownloadAudioRequest.FromString,
                     response_serializer=acestep__rpc_dot_v1_dot_music__pb2.DownloadAudioResponse.SerializeToString,
+            ),
+            'UploadFile': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadFile,
+                    request_deserializer=acestep__rpc_dot_v1_dot_music__pb2.UploadFileRequest.FromString,
+                    response_serializer=acestep__rpc_dot_v1_dot_music__pb2.UploadFileResponse.SerializeToString,
+            ),
+            'DownloadFile': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadFile,
+                    request_deserializer=acestep__rpc_dot_v1_dot_music__pb2.DownloadFileRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
             'GetCapabilities': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCapabilities,
@@ -330,6 +365,60 @@ class MusicService:
             '/acestep_rpc.v1.MusicService/DownloadAudio',
             acestep__rpc_dot_v1_dot_music__pb2.DownloadAudioRequest.SerializeToString,
             acestep__rpc_dot_v1_dot_music__pb2.DownloadAudioResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadFile(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/acestep_rpc.v1.MusicService/UploadFile',
+            acestep__rpc_dot_v1_dot_music__pb2.UploadFileRequest.SerializeToString,
+            acestep__rpc_dot_v1_dot_music__pb2.UploadFileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/acestep_rpc.v1.MusicService/DownloadFile',
+            acestep__rpc_dot_v1_dot_music__pb2.DownloadFileRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ The public API: songs from tags and lyrics, and every way to change one. The wir
 
 from acestep_rpc.v1 import music_pb2 as _music_pb2
 from collections import abc as _abc
+from google.api import httpbody_pb2 as _httpbody_pb2
 from google.longrunning import operations_pb2 as _operations_pb2
 from grpc import aio as _aio
 import abc as _abc_1
@@ -50,6 +51,10 @@ class MusicServiceStub:
     """Store an audio file for use as a source."""
     DownloadAudio: _grpc.UnaryStreamMultiCallable[_music_pb2.DownloadAudioRequest, _music_pb2.DownloadAudioResponse]
     """Read a stored file from any byte on."""
+    UploadFile: _grpc.StreamUnaryMultiCallable[_music_pb2.UploadFileRequest, _music_pb2.UploadFileResponse]
+    """UploadAudio for callers over HTTP: the body of the request is the file."""
+    DownloadFile: _grpc.UnaryStreamMultiCallable[_music_pb2.DownloadFileRequest, _httpbody_pb2.HttpBody]
+    """DownloadAudio for callers over HTTP: the body of the answer is the file."""
     GetCapabilities: _grpc.UnaryUnaryMultiCallable[_music_pb2.GetCapabilitiesRequest, _music_pb2.GetCapabilitiesResponse]
     """Everything that this server can do, and every limit."""
 
@@ -74,6 +79,10 @@ class MusicServiceAsyncStub(MusicServiceStub):
     """Store an audio file for use as a source."""
     DownloadAudio: _aio.UnaryStreamMultiCallable[_music_pb2.DownloadAudioRequest, _music_pb2.DownloadAudioResponse]  # type: ignore[assignment]
     """Read a stored file from any byte on."""
+    UploadFile: _aio.StreamUnaryMultiCallable[_music_pb2.UploadFileRequest, _music_pb2.UploadFileResponse]  # type: ignore[assignment]
+    """UploadAudio for callers over HTTP: the body of the request is the file."""
+    DownloadFile: _aio.UnaryStreamMultiCallable[_music_pb2.DownloadFileRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """DownloadAudio for callers over HTTP: the body of the answer is the file."""
     GetCapabilities: _aio.UnaryUnaryMultiCallable[_music_pb2.GetCapabilitiesRequest, _music_pb2.GetCapabilitiesResponse]  # type: ignore[assignment]
     """Everything that this server can do, and every limit."""
 
@@ -131,6 +140,22 @@ class MusicServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_music_pb2.DownloadAudioResponse], _abc.AsyncIterator[_music_pb2.DownloadAudioResponse]]:
         """Read a stored file from any byte on."""
+
+    @_abc_1.abstractmethod
+    def UploadFile(
+        self,
+        request_iterator: _MaybeAsyncIterator[_music_pb2.UploadFileRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_music_pb2.UploadFileResponse, _abc.Awaitable[_music_pb2.UploadFileResponse]]:
+        """UploadAudio for callers over HTTP: the body of the request is the file."""
+
+    @_abc_1.abstractmethod
+    def DownloadFile(
+        self,
+        request: _music_pb2.DownloadFileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """DownloadAudio for callers over HTTP: the body of the answer is the file."""
 
     @_abc_1.abstractmethod
     def GetCapabilities(

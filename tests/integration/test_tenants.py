@@ -83,6 +83,12 @@ async def refusal(channel: grpc.aio.Channel, path: str, request: Any, **options:
     return status
 
 
+async def silence() -> AsyncIterator[Any]:
+    """Requests of a caller who says nothing."""
+    await asyncio.Event().wait()
+    yield
+
+
 def empty(path: str) -> Any:
     return message_factory.GetMessageClass(METHODS[path].input_type)()
 
@@ -106,10 +112,10 @@ async def test_health_is_free_and_reflection_is_not(server):
     async with connect(server.target) as channel:
         health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
         assert health.status == health_pb2.HealthCheckResponse.SERVING
-        question = [reflection_pb2.ServerReflectionRequest(list_services="")]
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter(question)).read()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:  # nothing is sent: a message that meets the refusal is an error of its own
+            await reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(silence()).read()
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    question = [reflection_pb2.ServerReflectionRequest(list_services="")]
     async with caller(server, KEYS["alice"]) as channel:
         answer = await reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter(question)).read()
         assert "acestep_rpc.v1.MusicService" in str(answer)
@@ -147,6 +153,7 @@ REQUESTS = {
         music_pb2.WatchGenerationRequest(name=things.running, from_sequence=2),
     ],
     f"{MUSIC}/DownloadAudio": lambda things: [music_pb2.DownloadAudioRequest(name=name) for name in (things.asset, things.result)],
+    f"{MUSIC}/DownloadFile": lambda things: [music_pb2.DownloadFileRequest(name=name) for name in (things.asset, things.result)],
     f"{OPERATIONS}/GetOperation": lambda things: [
         operations_pb2.GetOperationRequest(name=name) for name in (things.operation, things.running)
     ],
@@ -160,6 +167,7 @@ REQUESTS = {
 
 NAMELESS = {
     f"{MUSIC}/UploadAudio",
+    f"{MUSIC}/UploadFile",
     f"{MUSIC}/GetCapabilities",
     "acestep_rpc.v1.LyricsService/Preview",
     "acestep_rpc.v1.AdapterService/ListAdapters",
