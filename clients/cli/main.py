@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from acestep_rpc import __version__
 from acestep_rpc.errors import AcestepError
-from clients.cli import adapters, demo, fetch_weights, generate, init_checkpoint, jobs, keys, lyrics, serve, submit, variations
+from clients.cli import adapters, cluster, demo, fetch_weights, generate, init_checkpoint, jobs, keys, lyrics, serve, submit, variations
 from clients.cli.failures import EXIT_CODES_HELP, CommandFailed, ExitCode, exit_code
 
 _DESCRIPTION = """\
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"acestep-serving {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (generate, submit, jobs, lyrics, serve, keys, adapters, demo, fetch_weights, init_checkpoint):
+    for command in (generate, submit, jobs, lyrics, serve, keys, adapters, cluster, demo, fetch_weights, init_checkpoint):
         command.add_parser(commands)
     variations.add_parsers(commands)
     return parser
