@@ -7,7 +7,7 @@ GOLDEN ?= tests/parity/golden
 DEMO := outputs/demo
 export PYTHONWARNINGS ?= default
 
-.PHONY: help setup demo serve test lint format protos conformance bench evaluate docs clean
+.PHONY: help setup demo serve test lint format protos test-cluster conformance bench evaluate docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ serve: $(READY)  ## Serve all stages in one process on port 7860; CHECKPOINT=DIR
 
 test: $(READY)  ## Run every test, parity with the reference included
 	$(BIN)/python -m pytest -q
+
+test-cluster: $(READY)  ## The chart on a Kubernetes control plane: KUBECONFIG, or one of our own, built and kept (docs/cluster.md)
+	$(BIN)/python -m pytest -q -m cluster tests/cluster
 
 lint: $(READY)  ## Formatting, lints, types, generated code, contract
 	$(BIN)/ruff format --check .

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from clients.cli.failures import EXIT_CODES_HELP, CommandFailed, missing_extra
+from clients.cli.failures import EXIT_CODES_HELP, CommandFailed, ExitCode, missing_extra
 
 if TYPE_CHECKING:
     from clients.cli.cluster_state import Component, Release
@@ -83,7 +83,7 @@ def run_drain(args: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         raise missing_extra(error, "cluster") from error
     if not args.timeout >= 0:
-        raise CommandFailed(f"--timeout {args.timeout:g} is not allowed; allowed: 0 or more")
+        raise CommandFailed(f"--timeout {args.timeout:g} is not allowed; allowed: 0 or more", ExitCode.USAGE)
 
     def tell(step: str) -> None:
         if args.json:

@@ -98,8 +98,7 @@ class ControlPlane:
 
     def _start(self) -> None:
         binaries, folder = programs.control_plane(), self.folder
-        etcd = shutil.which("etcd")
-        assert etcd is not None, "etcd is needed (Debian: etcd-server)"
+        etcd = programs.system("etcd", "etcd-server")
         subprocess.run(["openssl", "genrsa", "-out", folder / "accounts.key", "2048"], check=True, capture_output=True)
         (folder / "tokens.csv").write_text(f'{_TOKEN},admin,1,"system:masters"\n')
         port, store, peers, controllers, scheduler = (free_port() for _ in range(5))

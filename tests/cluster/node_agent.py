@@ -10,6 +10,7 @@ import base64
 import contextlib
 import ipaddress
 import os
+import random
 import shlex
 import shutil
 import signal
@@ -29,7 +30,7 @@ from kubernetes import client, watch
 
 from tests.cluster.control_plane import ControlPlane
 
-PODS = ipaddress.ip_network("198.18.0.0/16")
+PODS = ipaddress.ip_network("198.18.0.0/15")
 """Addresses of pods. Kubernetes refuses 127.0.0.0/8 in endpoints; this range is for tests of networks (RFC 2544) and routed nowhere."""
 _USER = 10001
 _TICK_SECONDS = 0.1
@@ -69,7 +70,7 @@ class NodeAgent:
         self.core: Any = client.CoreV1Api(cluster.api)
         self._name, self._stopped = "node", threading.Event()
         self._pods: dict[str, Pod] = {}
-        self._addresses = PODS.hosts()
+        self._addresses = random.choice(list(PODS.subnets(new_prefix=24))).hosts()  # others may run beside this one
         self._hosts: dict[str, str] = {}
         self._lock = threading.Lock()
 

@@ -1,6 +1,10 @@
-"""Programs that the tests run: the control plane, helm. Each is taken from the machine, from the cache, or made and kept there."""
+"""Programs that the tests run: taken from the machine, from the cache, or made and kept there.
+
+`python -m tests.cluster.programs` says whether CI runs the tests, and why (exit status 0: it does).
+"""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,3 +39,32 @@ def helm() -> Path:
     """The program, beside this Python."""
     install(BIN)
     return BIN / "helm"
+
+
+def system(program: str, package: str) -> Path:
+    """A program of the machine; installed from Debian's package where it is not there and we may."""
+    if shutil.which(program) is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        subprocess.run(["apt-get", "install", "-y", "--no-install-recommends", package], check=True, stdout=subprocess.DEVNULL)
+    found = shutil.which(program)
+    assert found is not None, f"{program} is needed (Debian: {package})"
+    return Path(found)
+
+
+def main() -> int:
+    """Say whether the tests are due."""
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD^1", "HEAD", "--", "deploy"], check=False).returncode != 0
+    if os.environ.get("KUBECONFIG"):
+        why = "KUBECONFIG is set"
+    elif control_plane_folder().is_dir():
+        why = f"the control plane is in {control_plane_folder()}"
+    elif changed:
+        why = "deploy/ changed in the last commit; the control plane is built first"
+    else:
+        print(f"make test-cluster is left out: nothing in {control_plane_folder()}, and deploy/ did not change in the last commit")
+        return 1
+    print(f"make test-cluster runs: {why}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shutil
 import signal
 import subprocess
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from tests.cluster import programs
 from tests.cluster.control_plane import ControlPlane, free_port
 
 
@@ -36,8 +36,7 @@ class Prometheus:
 @contextlib.contextmanager
 def running_prometheus(cluster: ControlPlane, folder: Path, scrape_seconds: int = 1) -> Iterator[Prometheus]:
     """A server until the end of the block. It scrapes ports named metrics, as the chart's monitors say, and labels them as they do."""
-    program = shutil.which("prometheus")
-    assert program is not None, "prometheus is needed (Debian: prometheus)"
+    program = programs.system("prometheus", "prometheus")
     source = "__meta_kubernetes_"
     job = {
         "job_name": "pods",
@@ -53,7 +52,7 @@ def running_prometheus(cluster: ControlPlane, folder: Path, scrape_seconds: int 
     config = {"global": {"scrape_interval": interval, "scrape_timeout": interval}, "scrape_configs": [job]}
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     port = free_port()
-    command = [program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/prometheus"]
+    command = [str(program), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/prometheus"]
     with open(folder / "prometheus.log", "wb") as log:
         process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log, start_new_session=True)
     server = Prometheus(port)

@@ -8,6 +8,7 @@ import re
 import subprocess
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from acestep_rpc.channels import connect
 from acestep_rpc.v1 import music_pb2_grpc
+from benchmarks import load
 from tests.cluster import programs
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.node_agent import PYTHON, Image, NodeAgent, Pod
@@ -31,7 +33,7 @@ MODULES = {"encoder": "encoder_svc", "diffusion": "diffusion_svc", "vae": "vae_s
 READY_SECONDS = 240.0
 WAITING = "acestep-waiting:one"
 """An image that does nothing; it ends as slowly as its pod allows."""
-_IMAGE = re.compile(r"(?:.*/)?acestep-(encoder|diffusion|vae|orchestrator|client):(\w+)(?:-cpu)?")
+_IMAGE = re.compile(r"(?:.*/)?acestep-(encoder|diffusion|vae|orchestrator|cli):(\w+)(?:-cpu)?")
 
 
 def image(name: str) -> Image | None:
@@ -195,6 +197,26 @@ async def soon(holds: Callable[[], Any], seconds: float = 60.0) -> Any:
         while not (found := await asyncio.to_thread(holds)):
             await asyncio.sleep(0.1)
     return found
+
+
+@contextlib.asynccontextmanager
+async def under_load(target: str, traffic: load.Traffic) -> Any:
+    """Open-loop load until the block ends; counts the codes of its calls."""
+    codes: Counter[str] = Counter()
+    stop = asyncio.Event()
+
+    async def arrive() -> None:
+        seed = 0
+        while not stop.is_set():
+            codes.update((await load.run(target, traffic, seed))["codes"])
+            seed += 1
+
+    loading = asyncio.create_task(arrive())
+    try:
+        yield codes
+    finally:
+        stop.set()
+        await loading
 
 
 def metric(pod: Pod, name: str, **labels: str) -> float:

@@ -1,7 +1,6 @@
 """A release of the chart through its life: installed, upgraded, rolled back, drained, struck, uninstalled. Tests build on those before."""
 
 import asyncio
-import contextlib
 import io
 import json
 import os
@@ -9,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from acestep_rpc.v1 import music_pb2_grpc
 from benchmarks import load
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.node_agent import NodeAgent
-from tests.cluster.release import STAGES, Release, metric, song, soon, values
+from tests.cluster.release import STAGES, Release, metric, song, soon, under_load, values
 from tests.cluster.service_proxy import ServiceProxy
 from tests.integration.requests import song_request
 from tests.integration.test_jobs import download, result_of, submit, wait
@@ -73,26 +71,6 @@ def status(release: Release) -> dict[str, Any]:
     return {one["name"]: one for one in json.loads(done.stdout)["components"]}
 
 
-@contextlib.asynccontextmanager
-async def under_load(target: str) -> Any:
-    """Open-loop load until the block ends; counts the codes of its calls."""
-    codes: Counter[str] = Counter()
-    stop = asyncio.Event()
-
-    async def arrive() -> None:
-        seed = 0
-        while not stop.is_set():
-            codes.update((await load.run(target, TRAFFIC, seed))["codes"])
-            seed += 1
-
-    loading = asyncio.create_task(arrive())
-    try:
-        yield codes
-    finally:
-        stop.set()
-        await loading
-
-
 def test_status_says_what_there_is(release: Release, expected: bytes) -> None:
     components = status(release)
     assert list(components) == ["orchestrator", *STAGES]
@@ -108,6 +86,10 @@ def test_status_says_what_there_is(release: Release, expected: bytes) -> None:
     assert "diffusion     2/2    0         0.0 s    none" in text
 
 
+def test_helm_tests_it_with_a_song(release: Release) -> None:
+    assert "Phase:          Succeeded" in release.helm("test", release.name, "--timeout", "4m")
+
+
 def test_status_says_who_may_not_look(release: Release) -> None:
     body = {"spec": {"audiences": [], "expirationSeconds": 3600}}
     token = release.core.create_namespaced_service_account_token("default", release.namespace, body).status.token
@@ -120,7 +102,7 @@ def test_status_says_who_may_not_look(release: Release) -> None:
 
 async def test_no_request_is_lost_in_an_upgrade(release: Release, front: ServiceProxy, expected: bytes) -> None:
     before = {pod.name for pod in release.pods()}
-    async with under_load(front.target) as codes:
+    async with under_load(front.target, TRAFFIC) as codes:
         await soon(lambda: codes["OK"] > 0)
         await asyncio.to_thread(release.upgrade, {"image": {"tag": "two"}})
     assert set(codes) == {"OK"}, codes
