@@ -1,10 +1,13 @@
 """`python -m tests.cluster`: a control plane with one node on this machine, until Ctrl-C. Prints the kubeconfig for helm and kubectl."""
 
+import argparse
 import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import yaml
 
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.newer_api import NewerApi
@@ -14,8 +17,7 @@ from tests.cluster.release import image, values
 
 def main() -> None:
     """Run it."""
-    import yaml
-
+    argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__).parse_args()
     with tempfile.TemporaryDirectory(prefix="acestep-checkpoint-") as name, ControlPlane() as cluster:
         checkpoint = Path(name) / "tiny"
         command = [sys.executable, "-m", "clients.cli.main", "init-checkpoint", "--size", "tiny", "--seed", "0", str(checkpoint)]
