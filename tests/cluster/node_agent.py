@@ -426,8 +426,8 @@ class Pod(threading.Thread):
             time.sleep(_TICK_SECONDS)
         for container in (*self.init, *self.containers):
             container.signal(signal.SIGKILL)
-        options = {"grace_period_seconds": 0, "body": {"preconditions": {"uid": metadata["uid"]}}}
-        self.agent.core.delete_namespaced_pod(self.name, self.namespace, **options)
+        body = {"gracePeriodSeconds": 0, "preconditions": {"uid": metadata["uid"]}}
+        self.agent.core.delete_namespaced_pod(self.name, self.namespace, body=body)
 
     def _tell(self) -> None:
         containers = [one.status() for one in self.containers]
