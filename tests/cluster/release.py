@@ -30,7 +30,7 @@ from tests.integration.requests import generate, song_request
 CHART = Path(__file__).parents[2] / "deploy" / "helm" / "acestep"
 STAGES = ("encoder", "diffusion", "vae")
 MODULES = {"encoder": "encoder_svc", "diffusion": "diffusion_svc", "vae": "vae_svc", "orchestrator": "orchestrator"}
-READY_SECONDS = 240.0
+READY_SECONDS = 600.0
 WAITING = "acestep-waiting:one"
 """An image that does nothing; it ends as slowly as its pod allows."""
 _IMAGE = re.compile(r"(?:.*/)?acestep-(encoder|diffusion|vae|orchestrator|cli):(\w+)(?:-cpu)?")
@@ -191,7 +191,7 @@ async def song(target: str, **fields: Any) -> bytes:
     return bytes(samples.tobytes())
 
 
-async def soon(holds: Callable[[], Any], seconds: float = 60.0) -> Any:
+async def soon(holds: Callable[[], Any], seconds: float = 300.0) -> Any:
     """Wait beside what runs; what it gave at last."""
     async with asyncio.timeout(seconds):
         while not (found := await asyncio.to_thread(holds)):

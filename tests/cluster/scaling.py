@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,14 +137,14 @@ class Recorder:
         return sample
 
 
-async def device_seconds(target: str, traffic: load.Traffic) -> dict[str, float]:
+async def device_seconds(target: str, traffic: load.Traffic) -> float:
     """Predicted device time of a request of this traffic."""
-    (call,) = load.draw_calls(load.Traffic(**{**asdict(traffic), "requests": 1}), {}, 0)
+    (call,) = load.draw_calls(replace(traffic, requests=1), {}, 0)
     async with connect(target) as channel:
         answer = await music_pb2_grpc.MusicServiceStub(channel).EstimateGeneration(
             music_pb2.EstimateGenerationRequest(request=call.request)
         )
-    return {"all": answer.device_time.ToMilliseconds() / 1000}
+    return float(answer.device_time.ToMilliseconds() / 1000)
 
 
 def draw(recording: Recording, path: Path) -> None:

@@ -31,13 +31,16 @@ class ServiceProxy:
         self.target = ""
 
     def __enter__(self) -> "ServiceProxy":
-        threading.Thread(target=self._loop.run_forever, name="service-proxy", daemon=True).start()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="service-proxy", daemon=True)
+        self._thread.start()
         asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
         return self
 
     def __exit__(self, *error: object) -> None:
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     async def _start(self) -> None:
         self._version = "v1beta1" if await asyncio.to_thread(self._is_old) else "v1"
@@ -85,10 +88,8 @@ class ServiceProxy:
                 await asyncio.gather(_copy(reader, there[1]), _copy(there[0], writer))
             finally:
                 there[1].close()
-        except (OSError, TimeoutError):
-            pass  # the caller sees a broken connection
-        except asyncio.CancelledError:
-            pass  # the end of the block: nobody waits for this task
+        except (OSError, TimeoutError, asyncio.CancelledError):
+            pass  # the caller sees a broken connection; or the block ends, and nobody waits for this task
         finally:
             writer.close()
             self._connections.discard(task)

@@ -166,7 +166,7 @@ async def test_a_killed_sampler_leaves_the_endpoints_and_its_song_is_made_elsewh
         victim.containers[0].signal(signal.SIGKILL)
         left = await soon(lambda: victim.address not in ready_addresses(release, "diffusion"))
         assert left
-        operation = await wait(operations, operation.name, 240)
+        operation = await wait(operations, operation.name, 300)
         (made,) = [one.name for one in result_of(operation).songs]
         samples, _ = soundfile.read(io.BytesIO(await download(music, made)), dtype="int16")
     assert samples.tobytes() == expected

@@ -9,11 +9,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from kubernetes import client
 
 from benchmarks import load
 from tests.cluster.control_plane import ControlPlane
@@ -83,22 +85,21 @@ async def test_stages_scale_on_what_waits_for_them(release: Release, prometheus:
     async with Recorder(release, prometheus, query, TARGETS) as recorder:
         recording = recorder.recording
         # Rates follow the device: less than half of what one can do, and twice as much as that.
-        song = (await device_seconds(target, SAMPLING))["all"]
-        low = 0.4 / song
-        await recorder.send("low", target, load.Traffic(**{**vars(SAMPLING), "rate": low, "requests": 4}), 1)
+        low = 0.4 / await device_seconds(target, SAMPLING)
+        await recorder.send("low", target, replace(SAMPLING, rate=low, requests=4), 1)
         quiet = recorder.seconds
         assert recording.most("diffusion", 0, quiet) == 1
-        high = asyncio.create_task(recorder.send("x 5", target, load.Traffic(**{**vars(SAMPLING), "rate": 5 * low, "requests": 30}), 2))
-        await soon(lambda: recording.scaled("diffusion", quiet), 240)
+        high = asyncio.create_task(recorder.send("x 5", target, replace(SAMPLING, rate=5 * low, requests=30), 2))
+        await soon(lambda: recording.scaled("diffusion", quiet))
         explained = await asyncio.to_thread(status, release)
         await high
         busy = recorder.seconds
-        await recorder.send("low", target, load.Traffic(**{**vars(SAMPLING), "rate": low, "requests": 4}), 3)
-        await soon(lambda: recording.samples[-1].wanted["diffusion"] == 1, 240)
+        await recorder.send("low", target, replace(SAMPLING, rate=low, requests=4), 3)
+        await soon(lambda: recording.samples[-1].wanted["diffusion"] == 1)
         decoded = recorder.seconds
-        rate = 1 / (await device_seconds(target, DECODING))["all"]
-        await recorder.send("long songs", target, load.Traffic(**{**vars(DECODING), "rate": rate, "requests": 8}), 4)
-        await soon(lambda: all(count == 1 for count in recording.samples[-1].wanted.values()), 240)
+        rate = 1 / await device_seconds(target, DECODING)
+        await recorder.send("long songs", target, replace(DECODING, rate=rate, requests=8), 4)
+        await soon(lambda: all(count == 1 for count in recording.samples[-1].wanted.values()))
     if folder := os.environ.get("ACESTEP_SCALING"):
         recording.save(Path(folder))
     assert set(recording.codes) == {"OK"}, recording.codes
@@ -117,12 +118,8 @@ async def test_stages_scale_on_what_waits_for_them(release: Release, prometheus:
 
 
 def test_status_says_that_a_metric_is_missing(release: Release, prometheus: Prometheus) -> None:
-    stage = release.deployment("vae").metadata.name
-    scaling = release.cluster.api
-    from kubernetes import client
-
-    api = client.CustomObjectsApi(scaling)
+    name = release.deployment("vae").metadata.name
     change = [{"op": "replace", "path": "/spec/metrics/0/external/metric/name", "value": "nobody_knows"}]
-    api.patch_namespaced_custom_object("autoscaling", "v2beta2", release.namespace, "horizontalpodautoscalers", stage, change)
+    client.AutoscalingV2Api(release.cluster.api).patch_namespaced_horizontal_pod_autoscaler(name, release.namespace, change)
     told = release.until(lambda: next((one for one in [status(release)["vae"]["state"]] if "metric is missing" in one), None), "not told")
     assert "FailedGetExternalMetric" in told

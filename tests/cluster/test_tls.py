@@ -138,7 +138,7 @@ async def test_a_stage_without_a_certificate_gets_no_work(release: Release, cert
     release.core.create_namespaced_pod(release.namespace, {"metadata": {"name": "plain", "labels": labels}, "spec": spec})
     plain = await asyncio.to_thread(release.until, lambda: [pod for pod in release.pods() if pod.name == "plain"], "it is not there")
     (front,) = release.pods("orchestrator")
-    await soon(lambda: plain[0].containers[0].ready, 240)
+    await soon(lambda: plain[0].containers[0].ready)
     await soon(lambda: metric(front, "acestep_pool_replicas", stage="diffusion", state="ejected") == 1)
     for _ in range(3):
         assert await song(f"{front.address}:50050")
