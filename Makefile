@@ -10,7 +10,7 @@ VARIANT ?= cuda
 TAG ?= 0.1.0
 export PYTHONWARNINGS ?= default
 
-.PHONY: help setup demo serve test test-deploy checkov images lint format protos conformance bench endurance evaluate monitoring docs clean
+.PHONY: help setup demo serve test test-deploy test-cluster checkov images lint format protos conformance bench endurance evaluate monitoring docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -31,7 +31,7 @@ serve: $(READY)  ## Serve all stages in one process on port 7860; CHECKPOINT=DIR
 	$(BIN)/acestep serve --embedded --port 7860 $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
 test: $(READY)  ## Run every test, parity with the reference included
-	$(BIN)/python -m pytest -q --ignore tests/helm
+	$(BIN)/python -m pytest -q --ignore tests/helm --ignore tests/cluster
 
 test-deploy: $(READY) $(BIN)/helm  ## Chart and images: rendered, checked against Kubernetes' schemas, linted
 	$(BIN)/python -m pytest -q tests/helm
@@ -59,6 +59,9 @@ images:  ## Build all images: make images VARIANT=cuda TAG=0.1.0 REGISTRY=regist
 
 $(BIN)/helm: $(READY)
 	$(BIN)/python tests/helm/install_tools.py
+
+test-cluster: $(READY)  ## The chart on a Kubernetes control plane: KUBECONFIG, or one of our own, built and kept (docs/cluster.md)
+	$(BIN)/python -m pytest -q -m cluster tests/cluster
 
 lint: $(READY)  ## Formatting, lints, types, generated code, contract
 	$(BIN)/ruff format --check .

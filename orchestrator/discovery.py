@@ -26,8 +26,8 @@ AGAIN_SECONDS = 0.5
 WATCH_SECONDS = 300
 """After so long a watch ends, and the list is read anew."""
 _FIRST_RETRY_SECONDS, _MAX_RETRY_SECONDS = 0.5, 30.0
-_FORBIDDEN = 403
-_GONE = 410
+_GONE_SECONDS = 0.1
+_FORBIDDEN, _NOT_SERVED, _GONE = 403, 404, 410
 _PORT = r":(\d{1,5})"
 _LIST = re.compile(rf"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+){_PORT}")
 _DNS = re.compile(rf"dns:///([A-Za-z0-9._-]+){_PORT}")
@@ -136,7 +136,7 @@ def open_cluster() -> client.ApiClient:
 async def endpoint_slices(
     namespace: str, service: str, port: int, api: client.DiscoveryV1Api, again: asyncio.Event | None = None
 ) -> AsyncGenerator[Endpoints]:
-    """The endpoints of a service, each time that they change; those of DNS where reading EndpointSlices is forbidden.
+    """The endpoints of a service, each time that they change; those of DNS where EndpointSlices may not be read or are not there.
 
     Args:
         namespace: Of the service.
@@ -186,18 +186,21 @@ class _SliceWatcher:
         self._slices: dict[str, Any] = {}
 
     def run(self) -> None:
-        """Tell the endpoints until stopped; None: reading them is forbidden."""
+        """Tell the endpoints until stopped; None: they cannot be read here."""
         delay = _FIRST_RETRY_SECONDS
         while not self._stopped.is_set():
             try:
                 self._follow()
                 delay = _FIRST_RETRY_SECONDS
             except client.ApiException as error:
-                if error.status == _FORBIDDEN:
-                    log("endpoint_slices_forbidden", instead="DNS", reason=error.reason)
+                if error.status in (_FORBIDDEN, _NOT_SERVED):  # not served: Kubernetes before 1.21
+                    event = "endpoint_slices_forbidden" if error.status == _FORBIDDEN else "endpoint_slices_not_served"
+                    log(event, instead="DNS", reason=error.reason)
                     self._tell(None)
                     return
-                if error.status != _GONE:  # gone: the list is read anew, at once
+                if error.status == _GONE:  # the list is read anew, and not over and over
+                    self._stopped.wait(_GONE_SECONDS)
+                else:
                     delay = self._pause(delay, error)
             except Exception as error:  # the client lets the errors of its HTTP library through
                 delay = self._pause(delay, error)

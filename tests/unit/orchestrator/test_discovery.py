@@ -232,7 +232,10 @@ async def test_a_server_that_fails_is_asked_again(cluster: Cluster) -> None:
     await found.aclose()
 
 
-async def test_where_reading_is_forbidden_the_name_is_looked_up(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("status", [403, 404])
+async def test_where_reading_is_forbidden_or_not_served_the_name_is_looked_up(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
     asked: list[str] = []
 
     async def addresses(name: str, port: int, again: asyncio.Event | None) -> AsyncGenerator[Endpoints]:
@@ -240,7 +243,7 @@ async def test_where_reading_is_forbidden_the_name_is_looked_up(cluster: Cluster
         yield {"10.0.0.1:7": True}
 
     monkeypatch.setattr(discovery, "resolved", addresses)
-    cluster.refusals = [403]
+    cluster.refusals = [status]
     found = endpoint_slices("music", "encoder", 7, cluster.api())
     assert await take(found) == {"10.0.0.1:7": True}
     assert asked == ["encoder.music.svc:7"]
