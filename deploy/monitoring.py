@@ -261,6 +261,7 @@ DASHBOARDS: dict[str, tuple[str, Sequence[Panel]]] = {
             Panel("Work accepted and not finished", [(gauge("sum", "acestep_backlog_seconds", "stage"), "{{stage}}")], "s"),
             Panel("Refused", [(rate("acestep_refused_total", "reason"), "{{reason}}")], "reqps"),
             Panel("Deadlines missed", [(rate("acestep_deadline_missed_total"), "missed")], "reqps"),
+            Panel("Previews", [(rate("acestep_previews_total", "outcome"), "{{outcome}}")], "ops"),
             Panel("Off the promised end", _quantiles("acestep_eta_error_seconds"), "s"),
             Panel("Attempts at jobs", [(rate("acestep_job_attempts_total", "outcome"), "{{outcome}}")], "ops"),
             Panel("Webhooks", [(rate("acestep_webhook_calls_total", "outcome"), "{{outcome}}")], "ops"),
@@ -278,6 +279,12 @@ DASHBOARDS: dict[str, tuple[str, Sequence[Panel]]] = {
             Panel("Device time of cancelled requests", [(rate("acestep_cancelled_device_seconds_total"), "seconds a second")], "s"),
             Panel("Predicted over measured", [(mean("acestep_cost_error_ratio", "stage"), "{{stage}}")]),
             Panel("Longest piece of work under way", [(gauge("max", "acestep_engine_piece_seconds", "stage"), "{{stage}}")], "s"),
+            Panel("Memory held by requests", [(gauge("sum", "acestep_held_memory_bytes", "pod, device"), "{{pod}} {{device}}")], "bytes"),
+            Panel("Tasks of event loops", [(gauge("max", "acestep_event_loop_tasks", "pod"), "{{pod}}")]),
+            Panel("Set aside for a higher class", [(rate("acestep_preempted_total", "reason"), "for want of {{reason}}")], "ops"),
+            Panel("Snapshots", [(rate("acestep_snapshots_total", "outcome"), "{{outcome}}")], "ops"),
+            Panel("Size of a snapshot", [(mean("acestep_snapshot_bytes"), "mean")], "bytes"),
+            Panel("Snapshots kept by orchestrators", [(gauge("sum", "acestep_snapshots_kept_bytes", "pod"), "{{pod}}")], "bytes"),
             Panel("Faults", [(rate("acestep_stage_faults_total", "stage, kind"), "{{stage}} {{kind}}")], "ops"),
             Panel("Memory of prompts", [(rate("acestep_cache_lookups_total", "cache, outcome"), "{{cache}} {{outcome}}")], "ops"),
             Panel(
@@ -315,6 +322,7 @@ DASHBOARDS: dict[str, tuple[str, Sequence[Panel]]] = {
                 "s",
             ),
             Panel("Calls made again", [(rate("acestep_stage_retries_total", "stage, reason"), "{{stage}} {{reason}}")], "ops"),
+            Panel("Songs that go on elsewhere", [(rate("acestep_sampling_resumed_total", "reason"), "{{reason}}")], "ops"),
         ),
     ),
 }

@@ -7,6 +7,7 @@ import random
 import re
 import socket
 import threading
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
@@ -27,6 +28,8 @@ WATCH_SECONDS = 300
 """After so long a watch ends, and the list is read anew."""
 _FIRST_RETRY_SECONDS, _MAX_RETRY_SECONDS = 0.5, 30.0
 _GONE_SECONDS = 0.1
+_REFUSED_SECONDS = 60.0
+"""So long an API server that has answered before may refuse before it is believed: one that starts does, until it knows its roles and APIs."""
 _FORBIDDEN, _NOT_SERVED, _GONE = 403, 404, 410
 _PORT = r":(\d{1,5})"
 _LIST = re.compile(rf"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+){_PORT}")
@@ -184,6 +187,8 @@ class _SliceWatcher:
         self._tell = tell
         self._stopped = stopped
         self._slices: dict[str, Any] = {}
+        self._answered = False
+        self._refused: float | None = None  # since when, time.monotonic()
 
     def run(self) -> None:
         """Tell the endpoints until stopped; None: they cannot be read here."""
@@ -193,7 +198,7 @@ class _SliceWatcher:
                 self._follow()
                 delay = _FIRST_RETRY_SECONDS
             except client.ApiException as error:
-                if error.status in (_FORBIDDEN, _NOT_SERVED):  # not served: Kubernetes before 1.21
+                if error.status in (_FORBIDDEN, _NOT_SERVED) and self._is_meant():  # not served: Kubernetes before 1.21
                     event = "endpoint_slices_forbidden" if error.status == _FORBIDDEN else "endpoint_slices_not_served"
                     log(event, instead="DNS", reason=error.reason)
                     self._tell(None)
@@ -208,6 +213,7 @@ class _SliceWatcher:
     def _follow(self) -> None:
         """List once, then watch until the server ends it."""
         listed = self._api.list_namespaced_endpoint_slice(**self._selection, _request_timeout=(5, 30))
+        self._answered, self._refused = True, None
         self._slices = {piece.metadata.name: piece for piece in listed.items}
         self._report()
         events: Any = watch.Watch().stream(  # type: ignore[no-untyped-call]  # the client has no types here
@@ -237,6 +243,12 @@ class _SliceWatcher:
                 if ready or finishing:
                     endpoints |= {target_of(address, self._port): ready and not finishing for address in endpoint.addresses}
         self._tell(dict(sorted(endpoints.items())))
+
+    def _is_meant(self) -> bool:
+        """Whether a refusal is more than that of an API server that starts."""
+        now = time.monotonic()
+        self._refused = now if self._refused is None else self._refused
+        return not self._answered or now - self._refused > _REFUSED_SECONDS
 
     def _pause(self, delay: float, error: Exception) -> float:
         log("endpoint_slices_away", reason=f"{type(error).__name__}: {error}", retry_seconds=round(delay, 1))

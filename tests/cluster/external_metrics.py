@@ -35,7 +35,7 @@ class ExternalMetrics(ThreadingHTTPServer):
         self._prometheus, self._rules = prometheus, rules
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(cluster.certificate.cert, cluster.certificate.key)
-        self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)  # a thread's, not the acceptor's
         threading.Thread(target=self.serve_forever, name="external-metrics", daemon=True).start()
         aggregate(cluster, _VERSION, self.server_port)
         until_served(cluster, _VERSION)

@@ -22,7 +22,8 @@ OLDER = {
     "discovery.k8s.io/v1": "discovery.k8s.io/v1beta1",  # endpoints: nodeName for topology
     "autoscaling/v2": "autoscaling/v2beta2",
 }
-_HOP = {"connection", "transfer-encoding", "content-length", "host", "keep-alive", "accept-encoding", "authorization"}
+_NOT_PASSED_ON = {"connection", "transfer-encoding", "content-length", "host", "keep-alive", "accept-encoding", "authorization", "accept"}
+"""Headers of a hop, who asks, and in what form: only JSON is translated, while Kubernetes' own controllers ask for protobuf."""
 
 
 class NewerApi(ThreadingHTTPServer):
@@ -34,7 +35,7 @@ class NewerApi(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Translate)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(cluster.certificate.cert, cluster.certificate.key)
-        self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)  # a thread's, not the acceptor's
         self.upstream = urlsplit(cluster.url)
         self.context = ssl.create_default_context(cafile=str(cluster.ca))
         self.token = f"Bearer {cluster.token}"
@@ -91,7 +92,7 @@ class _Translate(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         headers = {
-            name: value for name, value in self.headers.items() if name.lower() not in _HOP and not name.lower().startswith("x-remote")
+            name: value for name, value in self.headers.items() if name.lower() not in _NOT_PASSED_ON and not name.lower().startswith("x-remote")
         }
         headers |= {"authorization": self.server.token, "accept": "application/json"}
         upstream = http.client.HTTPSConnection(self.server.upstream.netloc, context=self.server.context)

@@ -25,6 +25,7 @@ def release(cluster: ControlPlane, agent: Any, checkpoint: Any) -> Any:
         "install", installed.name, str(CHART), "--create-namespace", "--values", installed.values_file({"image": {"tag": "missing"}})
     )
     yield installed
+    installed.core.delete_collection_namespaced_pod(installed.namespace)  # those of a test that failed
     installed.uninstall()
 
 

@@ -248,3 +248,22 @@ async def test_where_reading_is_forbidden_or_not_served_the_name_is_looked_up(
     assert await take(found) == {"10.0.0.1:7": True}
     assert asked == ["encoder.music.svc:7"]
     await found.aclose()
+
+
+@pytest.mark.parametrize("status", [403, 404])
+async def test_a_refusal_after_an_answer_has_to_last(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    async def addresses(name: str, port: int, again: asyncio.Event | None) -> AsyncGenerator[Endpoints]:
+        yield {"10.0.0.7:7": True}
+
+    monkeypatch.setattr(discovery, "resolved", addresses)
+    found = endpoint_slices("music", "encoder", 7, cluster.api())
+    assert await take(found) == {}
+    cluster.slices = [slice_of("one", ("10.0.0.1", True, False))]
+    cluster.refusals = [status, status]  # as of an API server that starts
+    cluster.send("BREAK", {})
+    assert await take(found) == {"10.0.0.1:7": True}
+    monkeypatch.setattr(discovery, "_REFUSED_SECONDS", 0.0)
+    cluster.refusals = [status, status]
+    cluster.send("BREAK", {})
+    assert await take(found) == {"10.0.0.7:7": True}
+    await found.aclose()
