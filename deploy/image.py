@@ -14,7 +14,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT = "checkpoint"
 _OWN = re.compile(r"acestep-serving\[([a-z,]+)\]")
-_NOT_CODE = shutil.ignore_patterns("__pycache__", CHECKPOINT)
+_FOLDERS = {"acestep_client": "clients/python/acestep_client"}
+"""Of packages that are not in the folder of their name."""
+_NOT_CODE = shutil.ignore_patterns("__pycache__", CHECKPOINT, "python")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ IMAGES = {
         ("encoder", "lyrics", "diffusion", "vae", "orchestrator", "tracing"),
         True,
     ),
-    "cli": Image("clients.cli.main", ("acestep_rpc", "clients"), ("cli",)),
+    "cli": Image("clients.cli.main", ("acestep_rpc", "acestep_client", "clients"), ("cli",)),
 }
 
 
@@ -67,7 +69,7 @@ def requirements(image: Image) -> list[str]:
 def copy(image: Image, folder: Path) -> None:
     """Write our code into FOLDER/app, the checkpoint into FOLDER/checkpoint, and FOLDER/bin/entrypoint."""
     for package in image.packages:
-        shutil.copytree(ROOT / package, folder / "app" / package, ignore=_NOT_CODE)
+        shutil.copytree(ROOT / _FOLDERS.get(package, package), folder / "app" / package, ignore=_NOT_CODE)
     if image.checkpoint:
         shutil.copytree(ROOT / "clients" / CHECKPOINT, folder / CHECKPOINT)
     entrypoint = folder / "bin" / "entrypoint"

@@ -29,7 +29,7 @@ WATCH_SECONDS = 300
 _FIRST_RETRY_SECONDS, _MAX_RETRY_SECONDS = 0.5, 30.0
 _GONE_SECONDS = 0.1
 _REFUSED_SECONDS = 60.0
-"""So long an API server that has answered before may refuse before it is believed: one that starts does, until it knows its roles and APIs."""
+"""So long must an API server that has answered before refuse: one that starts does, until it knows its roles and APIs."""
 _FORBIDDEN, _NOT_SERVED, _GONE = 403, 404, 410
 _PORT = r":(\d{1,5})"
 _LIST = re.compile(rf"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+){_PORT}")

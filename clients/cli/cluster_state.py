@@ -21,6 +21,8 @@ DRAINING = "-draining"
 _METRICS_SECONDS = 5.0
 _SECONDS = (5, 30)
 _EVENTS = 200
+_MENDED = ("Endpoints", "EndpointSlice")
+"""Their controllers warn of every conflict between two writers, and write again."""
 
 
 @dataclass
@@ -202,7 +204,7 @@ def read_release(cluster: Cluster, name: str | None) -> Release:
     for deployment in sorted(deployments, key=_rank):
         component = _component(deployment, pods, in_service, metrics)
         component.autoscaler = autoscalers.get(deployment.metadata.name)
-        component.trouble += _recent(events, deployment.metadata.name, component)
+        component.trouble += warnings_about(events, deployment.metadata.name, component)
         release.components.append(component)
     return release
 
@@ -334,13 +336,15 @@ def _events(cluster: Cluster) -> list[Any]:
     return sorted(found, key=lambda one: str(one.last_timestamp or one.event_time or ""), reverse=True)
 
 
-def _recent(events: Iterable[Any], deployment: str, component: Component) -> list[str]:
+def warnings_about(events: Iterable[Any], deployment: str, component: Component) -> list[str]:
     """Of each kind of warning about what is there now, the newest."""
     unready = {one.name for one in component.replicas if one.state != "ready"}
     names = {deployment, *unready} | ({component.autoscaler.name} if component.autoscaler else set())
     told: dict[tuple[str, str], str] = {}
     for event in events:
         about = event.involved_object
+        if about.kind in _MENDED:
+            continue
         if about.name in names or (about.kind == "ReplicaSet" and about.name.startswith(f"{deployment}-") and unready):
             told.setdefault((about.kind, event.reason), f"{about.kind} {about.name}: {event.reason}: {event.message}")
     return list(told.values())

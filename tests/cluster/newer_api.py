@@ -92,7 +92,9 @@ class _Translate(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         headers = {
-            name: value for name, value in self.headers.items() if name.lower() not in _NOT_PASSED_ON and not name.lower().startswith("x-remote")
+            name: value
+            for name, value in self.headers.items()
+            if name.lower() not in _NOT_PASSED_ON and not name.lower().startswith("x-remote")
         }
         headers |= {"authorization": self.server.token, "accept": "application/json"}
         upstream = http.client.HTTPSConnection(self.server.upstream.netloc, context=self.server.context)

@@ -510,7 +510,7 @@ class Pod(threading.Thread):
         host, _, port = self.agent.cluster.url.removeprefix("https://").rpartition(":")
         found = {
             "PATH": f"{PYTHON}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            "PYTHONPATH": str(SOURCE),
+            "PYTHONPATH": f"{SOURCE}:{SOURCE}/clients/python",
             "PYTHONDONTWRITEBYTECODE": "1",
             "HOME": "/tmp",
             "HOSTNAME": self.name,

@@ -1,19 +1,25 @@
-"""A Prometheus that finds the pods of a cluster by itself and scrapes their metrics."""
+"""A Prometheus that scrapes the pods of a cluster, whom it is told of by a file: Debian's has no discovery by the API server of its own."""
 
 import contextlib
 import json
 import signal
 import subprocess
+import threading
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import urllib3
 import yaml
+from kubernetes import client
 
 from tests.cluster import programs
 from tests.cluster.control_plane import ControlPlane, free_port
+
+_FIND_SECONDS = 0.5
 
 
 class Prometheus:
@@ -36,18 +42,20 @@ class Prometheus:
 @contextlib.contextmanager
 def running_prometheus(cluster: ControlPlane, folder: Path, scrape_seconds: int = 1) -> Iterator[Prometheus]:
     """A server until the end of the block. It scrapes ports named metrics, as the chart's monitors say, and labels them as they do."""
+
+    def find() -> None:
+        core, before = client.CoreV1Api(cluster.api), ""
+        while not stopped.wait(_FIND_SECONDS):
+            with contextlib.suppress(OSError, client.ApiException, urllib3.exceptions.HTTPError):  # the API server may be away
+                found = json.dumps([one for pod in core.list_pod_for_all_namespaces().items for one in _targets(pod)])
+                if found != before:
+                    targets.with_suffix(".new").write_text(found)
+                    targets.with_suffix(".new").rename(targets)
+                    before = found
+
     program = programs.system("prometheus", "prometheus")
-    source = "__meta_kubernetes_"
-    job = {
-        "job_name": "pods",
-        "kubernetes_sd_configs": [{"role": "pod", "kubeconfig_file": str(cluster.kubeconfig)}],
-        "relabel_configs": [
-            {"source_labels": [f"{source}pod_container_port_name"], "regex": "metrics", "action": "keep"},
-            {"source_labels": [f"{source}pod_phase"], "regex": "Running", "action": "keep"},
-            {"source_labels": [f"{source}namespace"], "target_label": "namespace"},
-            {"source_labels": [f"{source}pod_name"], "target_label": "pod"},
-        ],
-    }
+    targets = folder / "targets.json"
+    job = {"job_name": "pods", "file_sd_configs": [{"files": [str(targets)]}]}
     interval = f"{scrape_seconds}s"
     config = {"global": {"scrape_interval": interval, "scrape_timeout": interval}, "scrape_configs": [job]}
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
@@ -56,6 +64,9 @@ def running_prometheus(cluster: ControlPlane, folder: Path, scrape_seconds: int 
     with open(folder / "prometheus.log", "wb") as log:
         process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log, start_new_session=True)
     server = Prometheus(port)
+    stopped = threading.Event()
+    finding = threading.Thread(target=find, name="prometheus-targets", daemon=True)
+    finding.start()
     try:
         deadline = time.monotonic() + 60
         while True:
@@ -66,5 +77,16 @@ def running_prometheus(cluster: ControlPlane, folder: Path, scrape_seconds: int 
             time.sleep(0.1)
         yield server
     finally:
+        stopped.set()
+        finding.join()
         process.send_signal(signal.SIGTERM)
         process.wait(30)
+
+
+def _targets(pod: Any) -> Iterator[dict[str, Any]]:
+    if pod.status.phase != "Running" or not pod.status.pod_ip:
+        return
+    labels = {"namespace": pod.metadata.namespace, "pod": pod.metadata.name}
+    for port in (port for container in pod.spec.containers for port in container.ports or ()):
+        if port.name == "metrics":
+            yield {"targets": [f"{pod.status.pod_ip}:{port.container_port}"], "labels": labels}

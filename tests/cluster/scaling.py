@@ -142,7 +142,7 @@ async def device_seconds(target: str, traffic: load.Traffic) -> float:
     (call,) = load.draw_calls(replace(traffic, requests=1), {}, 0)
     async with connect(target) as channel:
         answer = await music_pb2_grpc.MusicServiceStub(channel).EstimateGeneration(
-            music_pb2.EstimateGenerationRequest(request=call.request)
+            music_pb2.EstimateGenerationRequest(generation=call.request)
         )
     return float(answer.device_time.ToMilliseconds() / 1000)
 

@@ -16,7 +16,7 @@ from deploy.image import IMAGES, Image, copy, requirements
 from tests.helm.chart import ROOT, pod_specs, render
 
 HADOLINT = Path(sys.executable).parent / "hadolint"
-OURS = {"acestep_rpc", "encoder_svc", "diffusion_svc", "vae_svc", "orchestrator", "clients", "training", "benchmarks"}
+OURS = {"acestep_rpc", "acestep_client", "encoder_svc", "diffusion_svc", "vae_svc", "orchestrator", "clients", "training", "benchmarks"}
 ENTRY = {
     "encoder": "encoder_svc.__main__",
     "diffusion": "diffusion_svc.__main__",

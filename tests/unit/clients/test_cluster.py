@@ -7,7 +7,7 @@ from kubernetes import client
 
 from clients.cli import cluster_state
 from clients.cli.cluster import lines
-from clients.cli.cluster_state import Autoscaler, Component, Release, Replica, explain, quantity
+from clients.cli.cluster_state import Autoscaler, Component, Release, Replica, explain, quantity, warnings_about
 from clients.cli.failures import ExitCode
 from clients.cli.main import main
 
@@ -73,6 +73,30 @@ def test_a_release_is_shown_as_text():
         "  ! Pod d-3: BackOff: restarting failed container",
         "",
         "note: events cannot be read: 403 Forbidden",
+    ]
+
+
+def warning(kind: str, name: str, reason: str, message: str) -> client.CoreV1Event:
+    about = client.V1ObjectReference(kind=kind, name=name)
+    return client.CoreV1Event(metadata=client.V1ObjectMeta(), involved_object=about, reason=reason, message=message)
+
+
+def test_warnings_are_those_about_what_is_wrong_now():
+    component = Component("diffusion", 2, "image", None, [Replica("d-1", "ready"), Replica("d-2", "failing")], SCALER)
+    events = [
+        warning("Pod", "d-2", "BackOff", "the newest"),
+        warning("Pod", "d-2", "BackOff", "one before"),
+        warning("Pod", "d-1", "Unhealthy", "it is ready by now"),
+        warning("Pod", "d-0", "BackOff", "it is gone"),
+        warning("ReplicaSet", "song-diffusion-12345", "FailedCreate", "exceeded quota"),
+        warning("HorizontalPodAutoscaler", "diffusion", "FailedGetExternalMetric", "no metrics"),
+        warning("Endpoints", "song-diffusion", "FailedToUpdateEndpoint", "the object has been modified"),
+        warning("Deployment", "song-vae", "Other", "of another"),
+    ]
+    assert warnings_about(events, "song-diffusion", component) == [
+        "Pod d-2: BackOff: the newest",
+        "ReplicaSet song-diffusion-12345: FailedCreate: exceeded quota",
+        "HorizontalPodAutoscaler diffusion: FailedGetExternalMetric: no metrics",
     ]
 
 
