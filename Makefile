@@ -31,7 +31,8 @@ serve: $(READY)  ## Serve all stages in one process on port 7860; CHECKPOINT=DIR
 	$(BIN)/acestep serve --embedded --port 7860 $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
 test: $(READY)  ## Run every test, parity with the reference included
-	$(BIN)/python -m pytest -q --ignore tests/helm --ignore tests/cluster
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore tests/helm --ignore tests/cluster --ignore tests/web
+	$(BIN)/python -m pytest -q tests/web
 
 test-deploy: $(READY) $(BIN)/helm  ## Chart and images: rendered, checked against Kubernetes' schemas, linted
 	$(BIN)/python -m pytest -q tests/helm

@@ -23,7 +23,7 @@ def test_text_to_music_makes_the_song_of_its_settings_and_others_start_from_it(p
         False,
         True,
     )  # as the reference's page has them
-    assert page.locator("#run-songs song-player img").evaluate("image => image.naturalWidth") > 0
+    page.wait_for_function("document.querySelector('#run-songs song-player').shadowRoot.querySelector('img').naturalWidth > 0")
 
     page.locator("#run-use-retake").click()
     expect(page.get_by_role("tab", name="Retake", exact=True)).to_have_attribute("aria-selected", "true")

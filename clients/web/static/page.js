@@ -269,3 +269,12 @@ class FieldErrors extends HTMLElement {
 customElements.define("song-player", SongPlayer);
 customElements.define("song-compare", SongCompare);
 customElements.define("field-errors", FieldErrors);
+
+// Arrow keys go from tab to tab, Enter opens one: Gradio leaves them to the Tab key.
+document.addEventListener("keydown", (event) => {
+  const tab = event.target.closest?.("[role=tab]"), step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (!tab || !step) return;
+  const tabs = [...tab.parentElement.querySelectorAll("[role=tab]")].filter((other) => other.checkVisibility());
+  tabs[(tabs.indexOf(tab) + step + tabs.length) % tabs.length].focus();
+  event.preventDefault();
+});
