@@ -26,13 +26,13 @@ from tests.cluster.release import CHART, STAGES, Release, merge, soon, values
 from tests.cluster.scaling import BACKLOG, Recorder, device_seconds
 
 pytestmark = pytest.mark.cluster
-TARGETS = {"encoder": 4.0, "diffusion": 4.0, "vae": 4.0}
+TARGETS = {"encoder": 4.0, "diffusion": 4.0, "vae": 8.0}
 MOST = {"encoder": 2, "diffusion": 3, "vae": 2}
 RULES = yaml.safe_load((CHART / "prometheus-adapter.yaml").read_text())["rules"]["external"]
 SCALE_UP_SECONDS = 30.0
 """From the backlog's passing the target to the autoscaler's wanting more replicas."""
 WINDOW_SECONDS = 20
-SAMPLING = load.Traffic(rate=1.0, requests=1, seconds=(4.0,), tasks=("text_to_music",), steps=(60,))
+SAMPLING = load.Traffic(rate=1.0, requests=1, seconds=(1.0,), tasks=("text_to_music",), steps=(120,))
 """Long to sample, short to encode and to decode."""
 DECODING = load.Traffic(rate=1.0, requests=1, seconds=(60.0,), tasks=("text_to_music",), steps=(1,))
 """The other way round."""
@@ -86,18 +86,18 @@ async def test_stages_scale_on_what_waits_for_them(release: Release, prometheus:
         recording = recorder.recording
         # Rates follow the device: less than half of what one can do, and twice as much as that.
         low = 0.4 / await device_seconds(target, SAMPLING)
-        await recorder.send("low", target, replace(SAMPLING, rate=low, requests=4), 1)
+        await recorder.send("low", target, replace(SAMPLING, rate=low, requests=2), 1)
         quiet = recorder.seconds
         assert recording.most("diffusion", 0, quiet) == 1
-        high = asyncio.create_task(recorder.send("x 5", target, replace(SAMPLING, rate=5 * low, requests=30), 2))
+        high = asyncio.create_task(recorder.send("x 5", target, replace(SAMPLING, rate=5 * low, requests=16), 2))
         await soon(lambda: recording.scaled("diffusion", quiet))
         explained = await asyncio.to_thread(status, release)
         await high
         busy = recorder.seconds
-        await recorder.send("low", target, replace(SAMPLING, rate=low, requests=4), 3)
+        await recorder.send("low", target, replace(SAMPLING, rate=low, requests=2), 3)
         await soon(lambda: recording.samples[-1].wanted["diffusion"] == 1)
         decoded = recorder.seconds
-        rate = 1 / await device_seconds(target, DECODING)
+        rate = 3 / await device_seconds(target, DECODING)
         await recorder.send("long songs", target, replace(DECODING, rate=rate, requests=8), 4)
         await soon(lambda: all(count == 1 for count in recording.samples[-1].wanted.values()))
     if folder := os.environ.get("ACESTEP_SCALING"):
