@@ -26,7 +26,7 @@ from tests.cluster.release import CHART, STAGES, Release, merge, soon, values
 from tests.cluster.scaling import BACKLOG, Recorder, device_seconds
 
 pytestmark = pytest.mark.cluster
-TARGETS = {"encoder": 4.0, "diffusion": 4.0, "vae": 8.0}
+TARGETS = {"encoder": 4.0, "diffusion": 10.0, "vae": 8.0}
 MOST = {"encoder": 2, "diffusion": 3, "vae": 2}
 RULES = yaml.safe_load((CHART / "prometheus-adapter.yaml").read_text())["rules"]["external"]
 SCALE_UP_SECONDS = 30.0
