@@ -25,6 +25,7 @@ SONG_SECONDS = 30.0
 STEPS = 27
 TRAINING_STEPS = 21
 LORA_STEPS = 1
+CUDA_LORA_STEPS = 8
 PAIRS = 7
 REPEATS = 5
 TOKENS = 167  # speaker, 40 of text and 126 of lyrics: a song of 30 s
@@ -139,11 +140,12 @@ def train(folder: Path, steps: int = TRAINING_STEPS) -> dict[str, Any]:
 
 def train_lora(folder: Path, steps: int = LORA_STEPS) -> dict[str, Any]:
     """Steps of the recipe for small graphics cards at the official size, random weights: on the graphics card where there is one."""
+    from benchmarks import official
     from training import recipes
 
-    checkpoint = folder.parent / "official"
-    command = [sys.executable, "-m", "clients.cli.main", "init-checkpoint", "--size", "official", "--seed", "0", str(checkpoint)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    if torch.cuda.is_available():
+        steps = CUDA_LORA_STEPS
+    checkpoint = official.checkpoint_near(folder)
     result = _train(recipes.low_memory_lora(_noise_songs(checkpoint, folder.parent / "songs"), checkpoint), folder.parent, steps)
     if torch.cuda.is_available():
         result["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated() // 2**20
@@ -181,6 +183,15 @@ def _train(recipe: "Recipe", folder: Path, steps: int) -> dict[str, Any]:
     return {"steps": steps, **{name: events.Scalars(f"speed/{name}")[-1].value for name in names}}
 
 
+def official_size(name: str, folder: Path) -> dict[str, Any]:
+    """A section of benchmarks/official.py."""
+    from benchmarks import official
+
+    section: Callable[[Path], dict[str, Any]] = getattr(official, name)
+    with torch.inference_mode():
+        return section(folder)
+
+
 def endurance(name: str, **options: Any) -> dict[str, Any]:
     """A run of benchmarks/endurance, with its verdict."""
     import asyncio
@@ -200,12 +211,17 @@ SECTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "train_embedded": train,
     "tiny_decode_240s": lambda checkpoint: decode(checkpoint, 240.0, 1),
     "train_low_memory_lora": train_lora,
+    "official_encode": lambda folder: official_size("encode", folder),
+    "official_sample": lambda folder: official_size("sample", folder),
+    "official_batching": lambda folder: official_size("batching", folder),
+    "official_decode": lambda folder: official_size("decode", folder),
     "concurrency": lambda _: endurance("concurrency", pairs=3, seed=0),
     "overload": lambda _: endurance("overload", seconds=120.0, peak_seconds=60.0, seed=0),
     "grpc_overhead": lambda _: endurance("overhead", pairs=9),
 }
-ON_REQUEST = ("train_low_memory_lora", "concurrency", "overload", "grpc_overhead")
-"""Measured only where they are named: the first writes a checkpoint of 8.8 GB, the others start several servers each."""
+OFFICIAL = ("official_encode", "official_sample", "official_batching", "official_decode", "train_low_memory_lora")
+ON_REQUEST = (*OFFICIAL, "concurrency", "overload", "grpc_overhead")
+"""Measured only where they are named: the first draw a checkpoint of 8.8 GB where none is named, the others start several servers each."""
 
 
 def _cpu_seconds(work: Callable[[], Any]) -> float:

@@ -56,6 +56,13 @@ def receipt(page: Page) -> dict:
     return page.request.get(f"/media/receipt/{name}").json()
 
 
+def choose_file(page: Page, button: str, path: Path) -> None:
+    """Press a button and take a file in the browser's dialog."""
+    with page.expect_file_chooser() as dialog:
+        page.locator(button).click()
+    dialog.value.set_files(path)
+
+
 def choose(page: Page, dropdown: str, text: str) -> None:
     """Choose what begins so from a drop-down."""
     page.locator(f"#{dropdown} input").click()

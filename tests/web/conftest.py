@@ -101,7 +101,7 @@ def open_page(browser) -> Iterator[Callable]:
     contexts, outside, failures = [], [], []
 
     def open_page(url: str, width: int = 1280, scheme: str = "light", wait: str = "#make"):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        context = browser.new_context(base_url=url, viewport={"width": width, "height": 900}, color_scheme=scheme)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(WAIT_SECONDS * 1000)

@@ -3,11 +3,11 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.web.actions import choose, fill, make_song, open_tab, parameter_file, receipt, short_song, sound_file
+from tests.web.actions import choose, choose_file, fill, make_song, open_tab, parameter_file, receipt, short_song, sound_file
 
 
 def upload(page, task: str, path) -> None:
-    page.locator(f"#upload-{task} input[type=file], input#upload-{task}, #upload-{task} ~ input[type=file]").first.set_input_files(path)
+    choose_file(page, f"#upload-{task}", path)
     page.locator(f"#wave-{task} song-player[ready]").wait_for()
 
 
@@ -125,9 +125,7 @@ def test_a_parameter_file_of_the_reference_sets_every_control(page, tmp_path):
         format="flac",
         lora_name_or_path="none", lora_weight=1, timecosts={"preprocess": 1},
     )  # fmt: skip
-    page.locator("#load-parameters input[type=file], #load-parameters ~ input[type=file], input#load-parameters").first.set_input_files(
-        file
-    )
+    choose_file(page, "#load-parameters", file)
     expect(page.locator("#load-message")).to_contain_text("Settings loaded")
     song = make_song(page)
     expected = {

@@ -61,7 +61,7 @@ def cases():
         yield pytest.param(task, solver, GUIDANCE[guidance], id=f"{name}, {solver.value}, {guidance}")
 
 
-def request_of(task: TaskSpec, solver: SchedulerType, guidance, steps: int = 4) -> SamplingRequest:
+def request_of(task: TaskSpec, solver: SchedulerType, guidance, steps: int = 5) -> SamplingRequest:
     return tiny.sampling_request((1, 2), params=tiny.sampling_params(steps, solver, guidance), task=task)
 
 

@@ -233,6 +233,7 @@ async def test_load_serves_the_codec_and_describes_it(checkpoint):
         "max_duration_seconds": 600.0,
         "max_channels": 2,
         "max_latent_frames": 24 * 2583,
+        "decode_margin_seconds": 6 * 4096 / 44100,
     }
     assert await decode(InProcessStub(registrations[0].servicer), request(torch.zeros(8, 16, 1)))
 

@@ -17,6 +17,7 @@ from orchestrator.jobs.database import Database, open_database
 from orchestrator.jobs.job import Job
 from orchestrator.jobs.service import Jobs
 from orchestrator.jobs.store import FAILED, QUEUED, RUNNING, SUCCEEDED
+from orchestrator.resuming import TRIES_WHEN_BEGUN
 from orchestrator.settings import Settings
 from orchestrator.stages import Stages
 from tests.unit.orchestrator.test_pipeline import Describing, Diffusion, Encoder, Vae
@@ -74,8 +75,8 @@ def kept_files(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("failure", [StageUnavailable("away"), RequestCancelled("the stage stops")])
-async def test_a_stage_that_fails_twice_delays_the_job(databases: list[Database], tmp_path: Path, failure: Exception) -> None:
-    jobs = jobs_on(databases[0], tmp_path, Passing(failure, failure))
+async def test_a_stage_that_no_replica_goes_on_with_delays_the_job(databases: list[Database], tmp_path: Path, failure: Exception) -> None:
+    jobs = jobs_on(databases[0], tmp_path, Passing(*[failure] * (2 * TRIES_WHEN_BEGUN)))
     await submit(jobs)
     jobs.start()
     job = await asyncio.wait_for(jobs.wait("a", None), 20)
@@ -92,7 +93,7 @@ async def test_a_stage_that_always_fails_is_the_jobs_error_after_its_attempts(da
     job = await asyncio.wait_for(jobs.wait("a", None), 20)
     await jobs.stop()
     assert isinstance(error_of(job), StageUnavailable)
-    assert len(diffusion.requests) == 2
+    assert len(diffusion.requests) == 2 * TRIES_WHEN_BEGUN
 
 
 @pytest.mark.parametrize("failure", [StageError("the latents are not finite"), ZeroDivisionError()])
