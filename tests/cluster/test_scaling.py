@@ -82,10 +82,14 @@ async def test_stages_scale_on_what_waits_for_them(release: Release, prometheus:
     assert query is not None
     await soon(lambda: all(prometheus.query(query.replace("STAGE", stage)) == 0 for stage in STAGES))  # there before any request
     await soon(lambda: status(release)["diffusion"]["state"].startswith("is at its minimum of 1"))
-    async with Recorder(release, prometheus, query, TARGETS) as recorder:
+    # Rates and target follow the device: less than half of what one can do, and twice as much as that; a replica may have four songs.
+    song_seconds = await device_seconds(target, SAMPLING)
+    low = 0.4 / song_seconds
+    targets = TARGETS | {"diffusion": float(max(TARGETS["diffusion"], round(4 * song_seconds)))}
+    change = {"stages": {"diffusion": {"autoscaling": {"targetBacklogSeconds": targets["diffusion"]}}}}
+    await asyncio.to_thread(release.upgrade, change)
+    async with Recorder(release, prometheus, query, targets) as recorder:
         recording = recorder.recording
-        # Rates follow the device: less than half of what one can do, and twice as much as that.
-        low = 0.4 / await device_seconds(target, SAMPLING)
         await recorder.send("low", target, replace(SAMPLING, rate=low, requests=2), 1)
         quiet = recorder.seconds
         assert recording.most("diffusion", 0, quiet) == 1
