@@ -22,7 +22,9 @@ class Reader(HTMLParser):
 
 
 def test_every_numeric_field_of_the_contract_has_a_control_for_its_errors():
-    set_here = [field for field in LIMITS if not field.startswith("output.preview.")]  # the page plays what is decoded, and asks for no estimates
+    set_here = [
+        field for field in LIMITS if not field.startswith("output.preview.")
+    ]  # the page plays what is decoded, and asks for no estimates
     assert not [field for field in set_here if views.control_of(field, LABELS) is None]
 
 
