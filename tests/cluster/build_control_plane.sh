@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds kube-apiserver, kube-controller-manager and kube-scheduler from Debian 12's source package `kubernetes`, whose tarball holds the whole
-# upstream tree with vendor/, by Debian's own Go. Needs Debian 12 and root, some 8 minutes of one core, 2.5 GB for the time of the build.
+# upstream tree with vendor/, by Debian's own Go. Needs Debian 12 and root, some 11 minutes of one core, 2.5 GB for the time of the build.
 # usage: build_control_plane.sh FOLDER SOURCE_VERSION
 set -euo pipefail
 out=$1 version=$2

@@ -30,7 +30,7 @@ def control_plane() -> Path:
     """Folder of kube-apiserver, kube-controller-manager and kube-scheduler, which are built if it is not there yet."""
     folder = control_plane_folder()
     if not folder.is_dir():
-        print(f"building the control plane into {folder}: some 8 minutes of one core", file=sys.stderr, flush=True)
+        print(f"building the control plane into {folder}: some 11 minutes of one core", file=sys.stderr, flush=True)
         subprocess.run([_HERE / "build_control_plane.sh", folder, SOURCE_VERSION], check=True)
     return folder
 

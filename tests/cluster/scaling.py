@@ -1,6 +1,7 @@
 """One run of the autoscalers: what arrives, what waits, how many replicas there are, second by second. Draws it too."""
 
 import asyncio
+import contextlib
 import json
 import time
 from collections import Counter
@@ -8,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import urllib3
 from kubernetes import client
 
 from acestep_rpc.channels import connect
@@ -106,7 +108,8 @@ class Recorder:
 
     async def __aexit__(self, *error: object) -> None:
         self._looking.cancel()
-        await asyncio.gather(self._looking, return_exceptions=True)
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._looking
 
     @property
     def seconds(self) -> float:
@@ -118,12 +121,14 @@ class Recorder:
         phase = Phase(name, traffic, self.seconds)
         calls = load.draw_calls(traffic, {}, seed)
         phase.end = phase.begin + calls[-1].arrival
+        print(f"{self.seconds:6.1f} {name}: {traffic.requests} calls, {traffic.rate:.2f} a second", flush=True)
         self.recording.phases.append(phase)
         self.recording.codes.update((await load.run(target, traffic, seed))["codes"])
 
     async def _look(self) -> None:
         while True:
-            self.recording.samples.append(await asyncio.to_thread(self._sample))
+            with contextlib.suppress(OSError, client.ApiException, urllib3.exceptions.HTTPError):  # a busy machine: no sample
+                self.recording.samples.append(await asyncio.to_thread(self._sample))
             await asyncio.sleep(_SAMPLE_SECONDS)
 
     def _sample(self) -> Sample:

@@ -26,13 +26,13 @@ from tests.cluster.release import CHART, STAGES, Release, merge, soon, values
 from tests.cluster.scaling import BACKLOG, Recorder, device_seconds
 
 pytestmark = pytest.mark.cluster
-TARGETS = {"encoder": 4.0, "diffusion": 4.0, "vae": 4.0}
+TARGETS = {"encoder": 4.0, "diffusion": 10.0, "vae": 8.0}
 MOST = {"encoder": 2, "diffusion": 3, "vae": 2}
 RULES = yaml.safe_load((CHART / "prometheus-adapter.yaml").read_text())["rules"]["external"]
 SCALE_UP_SECONDS = 30.0
 """From the backlog's passing the target to the autoscaler's wanting more replicas."""
 WINDOW_SECONDS = 20
-SAMPLING = load.Traffic(rate=1.0, requests=1, seconds=(4.0,), tasks=("text_to_music",), steps=(60,))
+SAMPLING = load.Traffic(rate=1.0, requests=1, seconds=(1.0,), tasks=("text_to_music",), steps=(120,))
 """Long to sample, short to encode and to decode."""
 DECODING = load.Traffic(rate=1.0, requests=1, seconds=(60.0,), tasks=("text_to_music",), steps=(1,))
 """The other way round."""
@@ -82,22 +82,26 @@ async def test_stages_scale_on_what_waits_for_them(release: Release, prometheus:
     assert query is not None
     await soon(lambda: all(prometheus.query(query.replace("STAGE", stage)) == 0 for stage in STAGES))  # there before any request
     await soon(lambda: status(release)["diffusion"]["state"].startswith("is at its minimum of 1"))
-    async with Recorder(release, prometheus, query, TARGETS) as recorder:
+    # Rates and target follow the device: less than half of what one can do, and twice as much as that; a replica may have four songs.
+    song_seconds = await device_seconds(target, SAMPLING)
+    low = 0.4 / song_seconds
+    targets = TARGETS | {"diffusion": float(max(TARGETS["diffusion"], round(4 * song_seconds)))}
+    change = {"stages": {"diffusion": {"autoscaling": {"targetBacklogSeconds": targets["diffusion"]}}}}
+    await asyncio.to_thread(release.upgrade, change)
+    async with Recorder(release, prometheus, query, targets) as recorder:
         recording = recorder.recording
-        # Rates follow the device: less than half of what one can do, and twice as much as that.
-        low = 0.4 / await device_seconds(target, SAMPLING)
-        await recorder.send("low", target, replace(SAMPLING, rate=low, requests=4), 1)
+        await recorder.send("low", target, replace(SAMPLING, rate=low, requests=2), 1)
         quiet = recorder.seconds
         assert recording.most("diffusion", 0, quiet) == 1
-        high = asyncio.create_task(recorder.send("x 5", target, replace(SAMPLING, rate=5 * low, requests=30), 2))
+        high = asyncio.create_task(recorder.send("x 5", target, replace(SAMPLING, rate=5 * low, requests=16), 2))
         await soon(lambda: recording.scaled("diffusion", quiet))
         explained = await asyncio.to_thread(status, release)
         await high
         busy = recorder.seconds
-        await recorder.send("low", target, replace(SAMPLING, rate=low, requests=4), 3)
+        await recorder.send("low", target, replace(SAMPLING, rate=low, requests=2), 3)
         await soon(lambda: recording.samples[-1].wanted["diffusion"] == 1)
         decoded = recorder.seconds
-        rate = 1 / await device_seconds(target, DECODING)
+        rate = 3 / await device_seconds(target, DECODING)
         await recorder.send("long songs", target, replace(DECODING, rate=rate, requests=8), 4)
         await soon(lambda: all(count == 1 for count in recording.samples[-1].wanted.values()))
     if folder := os.environ.get("ACESTEP_SCALING"):
