@@ -52,7 +52,8 @@ def system(program: str, package: str) -> Path:
 
 def main() -> int:
     """Say whether the tests are due."""
-    changed = subprocess.run(["git", "diff", "--quiet", "HEAD^1", "HEAD", "--", "deploy"], check=False).returncode != 0
+    difference = subprocess.run(["git", "diff", "--quiet", "HEAD^1", "HEAD", "--", "deploy"], check=False)
+    changed = difference.returncode == 1  # 128: there is no commit before this one
     if os.environ.get("KUBECONFIG"):
         why = "KUBECONFIG is set"
     elif control_plane_folder().is_dir():
