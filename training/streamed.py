@@ -432,6 +432,7 @@ def train(options: argparse.Namespace) -> None:
     finally:
         for player in players:
             player.terminate()
+        work.cancel_join_thread()  # songs are left that nobody will play
 
 
 def _tell(started: float, what: str) -> None:
