@@ -192,8 +192,17 @@ class ShardedDataset:
 
     def crop_starts(self, number: int) -> Tensor | None:
         """Frames where a crop of the song may begin; None: anywhere."""
+        return self._tensor(number, "crop_starts")
+
+    def lyrics(self, number: int) -> tuple[Tensor, Tensor | None]:
+        """All lyric ids of the song, and the rows of its sung lines."""
+        ids = self._tensor(number, "lyric_ids")
+        assert ids is not None
+        return ids, self._tensor(number, "lyric_lines")
+
+    def _tensor(self, number: int, what: str) -> Tensor | None:
         shard, entry = self._songs[number]
-        name = f"{entry['key']}/crop_starts"
+        name = f"{entry['key']}/{what}"
         try:
             if shard not in self._open:
                 self._open[shard] = safe_open(self._shards[shard], framework="pt")
