@@ -144,7 +144,7 @@ def assert_invariant(requests: list[SamplingRequest], randoms: random.Random, mo
     return largest
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_any_mix_of_requests_gives_each_its_own_song(adaptations, seed):
     randoms = random.Random(seed)
