@@ -3,6 +3,7 @@
 Each section runs in a process of its own, so that its peak memory is its own. Ratios hold within one run only: machines are noisy.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -240,11 +241,14 @@ def _measure(work: Callable[[], Any], audio_seconds: float = SONG_SECONDS, repea
     return {"audio_seconds": audio_seconds, "median_seconds": median, "real_time_factor": audio_seconds / median}
 
 
-def main(names: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run sections, each in a child process, on a random tiny checkpoint."""
-    unknown = set(names) - SECTIONS.keys()
-    if unknown:
-        sys.exit(f"no section is named {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench", description=__doc__)
+    usual = ", ".join(name for name in SECTIONS if name not in ON_REQUEST)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"{usual} (default: these); {', '.join(ON_REQUEST)}")
+    names = parser.parse_args(arguments).sections
+    if unknown := set(names) - SECTIONS.keys():
+        parser.error(f"no section is named {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     results: dict[str, Any] = {
         "machine": {
             "processor": platform.processor() or platform.machine(),
@@ -274,4 +278,4 @@ if __name__ == "__main__":
         section["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         print(json.dumps(section))
     else:
-        sys.exit(main(sys.argv[1:]))
+        sys.exit(main())
