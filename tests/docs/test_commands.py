@@ -13,6 +13,7 @@ from tests.docs.commands import PAGES, ROOT, Command, documented_commands
 
 COMMANDS = [command for page in PAGES for command in documented_commands(page)]
 OURS = [command for command in COMMANDS if command.program in ("acestep", "acestep-train", "python")]
+WITH_SUBCOMMANDS = ("training.streamed",)
 SETTINGS = re.compile(r"ACESTEP_(ENCODER|DIFFUSION|VAE|ORCHESTRATOR)_([A-Z_]*[A-Z])")
 
 
@@ -20,7 +21,7 @@ def invocation(command: Command) -> tuple[str, ...]:
     """Interpreter, module and subcommands of one of our programs."""
     if command.program == "python":
         assert command.words[1] == "-m", command
-        return command.words[2:3]
+        return command.words[2 : 4 if command.words[2] in WITH_SUBCOMMANDS else 3]
     module = {"acestep": "clients.cli.main", "acestep-train": "training.__main__"}[command.program]
     subcommands = [command.words[1]]
     if command.words[1] in ("jobs", "adapters", "keys", "cluster"):
