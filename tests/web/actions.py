@@ -69,6 +69,15 @@ def choose(page: Page, dropdown: str, text: str) -> None:
     page.locator(f"#{dropdown} [role=option], [role=listbox] [role=option]", has_text=text).first.click()
 
 
+def choose_by_keys(page: Page, dropdown: str, text: str) -> None:
+    """As choose, by keyboard: type until it is the first, and take it."""
+    field = page.locator(f"#{dropdown} input")
+    field.click()
+    field.fill(text)
+    page.locator("[role=listbox] [role=option]", has_text=text).first.wait_for()
+    field.press("Enter")
+
+
 def sound_file(path: Path, seconds: float = 2.0) -> Path:
     """A wav with a quiet ramp in it."""
     with wave.open(str(path), "wb") as file:

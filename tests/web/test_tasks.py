@@ -3,7 +3,19 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.web.actions import choose, choose_file, fill, make_song, open_tab, parameter_file, receipt, short_song, sound_file
+from tests.web.actions import (
+    box,
+    choose,
+    choose_by_keys,
+    choose_file,
+    fill,
+    make_song,
+    open_tab,
+    parameter_file,
+    receipt,
+    short_song,
+    sound_file,
+)
 
 
 def upload(page, task: str, path) -> None:
@@ -34,7 +46,7 @@ def test_text_to_music_makes_the_song_of_its_settings_and_others_start_from_it(p
 
     page.locator("#compare button").first.click()
     for side, text in (("compare-a", "jazz"), ("compare-b", "jazz")):
-        choose(page, side, text)
+        choose_by_keys(page, side, text)
     expect(page.locator("song-compare song-player[ready]")).to_have_count(2)
 
 
@@ -127,6 +139,7 @@ def test_a_parameter_file_of_the_reference_sets_every_control(page, tmp_path):
     )  # fmt: skip
     choose_file(page, "#load-parameters", file)
     expect(page.locator("#load-message")).to_contain_text("Settings loaded")
+    expect(box(page, "text_to_music-duration_seconds")).to_have_value("2.5")
     song = make_song(page)
     expected = {
         "prompt": "metal, drums", "lyrics": "[inst]", "audio_duration": 2.5, "infer_step": 4, "guidance_scale": 45.5,
