@@ -25,8 +25,7 @@ def build_loader(parts: Parts) -> None:
             return {message: views.notice(str(error), bad=True)}
         except AcestepError as error:
             return {message: views.failure(error, {})[0]}
-        updates: Updates = parts.setting_updates(settings.values, songs)
-        updates |= parts.show_task(settings.task)
+        updates = parts.settings_shown(settings.task, settings.values, songs)
         return updates | {parts.tabs: gr.update(selected=settings.task), message: views.notice("Settings loaded", settings.notes)}
 
     def connect() -> None:

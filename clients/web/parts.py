@@ -85,6 +85,13 @@ class Parts:
             updates[self.controls.components[DURATION]] = gr.update(visible=task in ("text_to_music", "retake"))
         return updates
 
+    def settings_shown(self, task: str, values: Mapping[str, Any], songs: Choices) -> Updates:
+        """`setting_updates` and `show_task`, both kept where they are about one control."""
+        updates = self.setting_updates(values, songs)
+        for component, update in self.show_task(task).items():
+            updates[component] = {**updates[component], **update} if component in updates else update
+        return updates
+
     @property
     def task_outputs(self) -> list[gr.Component]:
         """Everything that `show_task` updates."""

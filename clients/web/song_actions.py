@@ -83,4 +83,4 @@ class SongActions:
             values |= {f"{task}.source": name, "seeds": "", "num_variants": 1}
         choices = [*uploads, *((song.label, song.name) for song in songs)]
         chosen = task or settings.task
-        return {**parts.setting_updates(values, choices), **parts.show_task(chosen), parts.tabs: gr.update(selected=chosen)}
+        return {**parts.settings_shown(chosen, values, choices), parts.tabs: gr.update(selected=chosen)}

@@ -47,7 +47,7 @@ def test_text_to_music_makes_the_song_of_its_settings_and_others_start_from_it(p
     page.locator("#compare button").first.click()
     for side, text in (("compare-a", "jazz"), ("compare-b", "jazz")):
         choose_by_keys(page, side, text)
-    expect(page.locator("song-compare song-player[ready]")).to_have_count(2)
+    expect(page.locator("song-compare song-player[ready]")).to_have_count(2, timeout=90_000)
 
 
 def test_repaint_makes_the_stretch_anew_that_was_dragged_over_the_waveform(page, tmp_path):
