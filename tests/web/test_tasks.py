@@ -6,7 +6,6 @@ from playwright.sync_api import expect
 from tests.web.actions import (
     box,
     choose,
-    choose_by_keys,
     choose_file,
     fill,
     make_song,
@@ -46,7 +45,7 @@ def test_text_to_music_makes_the_song_of_its_settings_and_others_start_from_it(p
 
     page.locator("#compare button").first.click()
     for side, text in (("compare-a", "jazz"), ("compare-b", "jazz")):
-        choose_by_keys(page, side, text)
+        choose(page, side, text)
     expect(page.locator("song-compare song-player[ready]")).to_have_count(2, timeout=90_000)
 
 
