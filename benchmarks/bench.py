@@ -82,27 +82,16 @@ def encode(checkpoint: Path) -> dict[str, Any]:
 
 def sample(checkpoint: Path) -> dict[str, Any]:
     """A whole run with the default guidance."""
-    from diffusion_svc.sampler import Sampler, SamplingRequest
-    from diffusion_svc.sampling.guidance import CfgType, GuidanceParams
-    from diffusion_svc.sampling.params import SamplingParams, SchedulerType
-    from diffusion_svc.task_fields import num_frames
-    from diffusion_svc.tasks import ConditionStates, TextToMusic
+    from benchmarks import official
+    from diffusion_svc.sampler import Sampler
     from diffusion_svc.weights import load_transformer
 
-    model = load_transformer(checkpoint, CPU, torch.float32)
-    states = ConditionStates(
-        text=torch.randn(40, model.config.text_embedding_dim),
-        lyrics=torch.randn(126, model.config.lyric_hidden_size),
-        lyric_mask=torch.ones(126, dtype=torch.bool),
-        null_lyrics=torch.randn(126, model.config.lyric_hidden_size),
-    )
-    guidance = GuidanceParams(15.0, CfgType.APG, 0.5, 0.0, 3.0, 0.0, 0.0)
-    params = SamplingParams(STEPS, SchedulerType.EULER, 10.0, (), guidance, use_erg_diffusion=True)
-    sampler = Sampler(model)
+    sampler = Sampler(load_transformer(checkpoint, CPU, torch.float32))
+    request = official.request(sampler, SONG_SECONDS, STEPS)
     steps: list[float] = []
 
     def run() -> None:
-        (song,) = sampler.start(SamplingRequest(states, params, (0,), TextToMusic(num_frames(SONG_SECONDS))))
+        (song,) = sampler.start(request)
         while song.pending:
             started = time.perf_counter()
             sampler.tick([song])
@@ -139,13 +128,12 @@ def train(folder: Path, steps: int = TRAINING_STEPS) -> dict[str, Any]:
     return _train(recipes.embedded(_noise_songs(checkpoint, folder.parent / "songs"), checkpoint), folder.parent, steps)
 
 
-def train_lora(folder: Path, steps: int = LORA_STEPS) -> dict[str, Any]:
+def train_lora(folder: Path) -> dict[str, Any]:
     """Steps of the recipe for small graphics cards at the official size, random weights: on the graphics card where there is one."""
     from benchmarks import official
     from training import recipes
 
-    if torch.cuda.is_available():
-        steps = CUDA_LORA_STEPS
+    steps = CUDA_LORA_STEPS if torch.cuda.is_available() else LORA_STEPS
     checkpoint = official.checkpoint_near(folder)
     result = _train(recipes.low_memory_lora(_noise_songs(checkpoint, folder.parent / "songs"), checkpoint), folder.parent, steps)
     if torch.cuda.is_available():

@@ -61,8 +61,8 @@ def sample(folder: Path) -> dict[str, Any]:
     """Whole runs with the default guidance, one song at a time."""
     sampler, result = _loaded_sampler(folder)
     for seconds, steps in RUNS:
-        request = _request(sampler, seconds, steps)
-        result[f"{seconds:g} s, {steps} steps"] = _measured(functools.partial(_finish, sampler, [request]), REPEATS, seconds)
+        work = functools.partial(_finish, sampler, [request(sampler, seconds, steps)])
+        result[f"{seconds:g} s, {steps} steps"] = _measured(work, REPEATS, seconds)
     return result
 
 
@@ -71,15 +71,15 @@ def batching(folder: Path) -> dict[str, Any]:
     sampler, result = _loaded_sampler(folder)
     alone = 0.0
     for count in COMPANY:
-        step = _step_seconds(sampler, [_request(sampler, 30.0, 60, seed) for seed in range(count)])
+        step = _step_seconds(sampler, [request(sampler, 30.0, 60, seed) for seed in range(count)])
         alone = alone or step
         result[f"{count} of 30 s"] = {"step_seconds": step, "throughput_over_one": count * alone / step}
-    requests = [_request(sampler, seconds, 60) for seconds in MIXED]
+    requests = [request(sampler, seconds, 60) for seconds in MIXED]
     together = _step_seconds(sampler, requests)
     result["mixed"] = {
         "seconds": MIXED,
         "step_seconds": together,
-        "one_by_one_over_packed": sum(_step_seconds(sampler, [request]) for request in requests) / together,
+        "one_by_one_over_packed": sum(_step_seconds(sampler, [one]) for one in requests) / together,
     }
     return result
 
@@ -104,7 +104,8 @@ def _decode(codec: "Codec", latents: torch.Tensor, first: list[float]) -> None:
             first.append(time.perf_counter() - started)
 
 
-def _request(sampler: Sampler, seconds: float, steps: int, seed: int = 0) -> SamplingRequest:
+def request(sampler: Sampler, seconds: float, steps: int, seed: int = 0) -> SamplingRequest:
+    """A song with the default guidance, its conditions drawn."""
     config, random = sampler.model.config, torch.Generator().manual_seed(seed)
     states = ConditionStates(
         text=torch.randn(TEXT_TOKENS, config.text_embedding_dim, generator=random),
@@ -118,7 +119,7 @@ def _request(sampler: Sampler, seconds: float, steps: int, seed: int = 0) -> Sam
 
 
 def _finish(sampler: Sampler, requests: Sequence[SamplingRequest]) -> None:
-    songs = [song for request in requests for song in sampler.start(request)]
+    songs = [song for one in requests for song in sampler.start(one)]
     while waiting := [song for song in songs if song.pending]:
         sampler.tick(waiting)
     for song in songs:
@@ -127,7 +128,7 @@ def _finish(sampler: Sampler, requests: Sequence[SamplingRequest]) -> None:
 
 def _step_seconds(sampler: Sampler, requests: Sequence[SamplingRequest]) -> float:
     """Median seconds of a guided step, in the middle of the schedule: two rows a song."""
-    songs = [song for request in requests for song in sampler.start(request)]
+    songs = [song for one in requests for song in sampler.start(one)]
     _tick(sampler, songs, 20)  # into the interval of the guidance
     times = []
     for _ in range(TICKS):

@@ -131,7 +131,7 @@ def fit(mels: Iterable[Tensor]) -> ClosedFormCodec:
 
 def _fold(mean: Tensor, components: Tensor, scales: Tensor, image_mse: float) -> ClosedFormCodec:
     """Rounded so that what the file adds to the shortcuts is a float16; biases follow from the rounded weights."""
-    encoder_weight = _rounded((components / scales).T / LATENT_SCALE - _encoder_shortcut().double()) + _encoder_shortcut()
+    encoder_weight = _rounded((components / scales).T / LATENT_SCALE - encoder_shortcut().double()) + encoder_shortcut()
     decoder_weight = _rounded(components * scales * LATENT_SCALE - _decoder_shortcut().double()) + _decoder_shortcut()
     return ClosedFormCodec(
         encoder_weight=encoder_weight,
@@ -184,7 +184,7 @@ def _tensors(codec: ClosedFormCodec) -> dict[str, Tensor]:
         tensors["encoder.conv_in.weight"][channel, channel, 1, 1] = 1.0
         tensors["decoder.conv_out.weight"][channel, channel, 1, 1] = 1.0
     tensors["encoder.conv_out.weight"][:, :PATCH_SIZE, 1, 1] = codec.encoder_weight
-    tensors["encoder.conv_out.weight"][..., 1, 1] -= _encoder_shortcut(WIDTHS[-1])
+    tensors["encoder.conv_out.weight"][..., 1, 1] -= encoder_shortcut(WIDTHS[-1])
     tensors["encoder.conv_out.bias"][:] = codec.encoder_bias
     tensors["decoder.conv_in.weight"][:PATCH_SIZE, :, 1, 1] = codec.decoder_weight
     tensors["decoder.conv_in.weight"][..., 1, 1] -= _decoder_shortcut(WIDTHS[-1])
@@ -197,7 +197,7 @@ def _tensors(codec: ClosedFormCodec) -> dict[str, Tensor]:
     return tensors
 
 
-def _encoder_shortcut(width: int = PATCH_SIZE) -> Tensor:
+def encoder_shortcut(width: int = PATCH_SIZE) -> Tensor:
     """What the encoder's last shortcut adds to its convolution, [8, width]: the means of 8 groups of channels."""
     return torch.mul(_decoder_shortcut(width).t(), LATENT_CHANNELS / WIDTHS[-1])
 

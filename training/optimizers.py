@@ -47,20 +47,20 @@ class Muon(Optimizer):
         return loss
 
 
-def orthogonalized(matrix: Tensor) -> Tensor:
-    """The nearest matrix with singular values near 1 (0.7 to 1.2), by Newton-Schulz iterations.
+def orthogonalized(matrices: Tensor) -> Tensor:
+    """The nearest matrices [..., R, C] with singular values near 1 (0.7 to 1.2), by Newton-Schulz iterations.
 
     In bfloat16, which is enough, but on CPUs that only emulate it: products of it are 25 times slower than of float32 there.
     """
     a, b, c = NEWTON_SCHULZ
-    tall = matrix.shape[0] > matrix.shape[1]
-    emulated = matrix.device.type == "cpu" and not torch.cpu._is_amx_tile_supported()
-    x = torch.Tensor.to(matrix.T if tall else matrix, torch.float32 if emulated else torch.bfloat16)
-    x = x / (x.norm() + 1e-7)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    emulated = matrices.device.type == "cpu" and not torch.cpu._is_amx_tile_supported()
+    x = torch.Tensor.to(matrices.mT if tall else matrices, torch.float32 if emulated else torch.bfloat16)
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return torch.Tensor.to(x.T if tall else x, matrix.dtype)
+    return torch.Tensor.to(x.mT if tall else x, matrices.dtype)
 
 
 class MuonAdamW(Optimizer):

@@ -46,7 +46,7 @@ class Renderer:
         )
         self._soundfont = soundfont
         self._fluidsynth = fluidsynth
-        self._tune().delete()  # a soundfont that cannot be read is reported now
+        self._kept = self._tune()  # reports a soundfont that cannot be read; others need not read it while one holds it
 
     def _tune(self) -> Any:
         """A synthesiser in its first state: one that has played before keeps traces of it, and songs would depend on their order."""

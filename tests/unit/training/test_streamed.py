@@ -1,6 +1,5 @@
 """Runs that play their songs as they go: the same losses, crops and optimiser as the trainer's own."""
 
-import dataclasses
 from importlib import resources
 from pathlib import Path
 
@@ -14,7 +13,9 @@ from training.corpus.labels import SCORE_COLUMNS
 from training.corpus.song import SONG_FRAMES
 from training.flow_matching import flow_matching_losses, noise_levels
 from training.optimizers import MuonAdamW
-from training.streamed import LATENT_STEP, MAX_TAGS, NUM_CAPTIONS, Learner, Optimizer, Prepared, Store, join, write_weights
+from training.streamed.__main__ import main, write_weights
+from training.streamed.learning import Learner, Optimizer
+from training.streamed.songs import LATENT_STEP, MAX_TAGS, NUM_CAPTIONS, Prepared, Store
 
 CHECKPOINT = Path(str(resources.files("clients") / "checkpoint"))
 CPU = torch.device("cpu")
@@ -133,14 +134,8 @@ def test_weights_come_back_as_a_checkpoint(tmp_path: Path) -> None:
     sizes = [path.stat().st_size for path in tmp_path.glob("final.*.safetensors")]
     assert max(sizes) < 0.51 * sum(sizes)
 
-    @dataclasses.dataclass
-    class Options:
-        run: Path = tmp_path
-        name: str = "final"
-        checkpoint_dir: Path = CHECKPOINT
-        output: Path = tmp_path / "joined"
-
-    join(Options())  # type: ignore[arg-type]
-    for (name, found), expected in zip(load_trainable(tmp_path / "joined").named_parameters(), tensors, strict=True):
+    joined = tmp_path / "joined"
+    assert main(["join", "--run", str(tmp_path), "--checkpoint_dir", str(CHECKPOINT), "--output", str(joined)]) == 0
+    for (name, found), expected in zip(load_trainable(joined).named_parameters(), tensors, strict=True):
         assert torch.equal(found, expected.half().float()), name
-    assert (tmp_path / "joined" / "lyric_vocab.json").exists()
+    assert (joined / "lyric_vocab.json").exists()

@@ -11,12 +11,12 @@ from torch import Tensor
 from encoder_svc import weights as encoder_weights
 from encoder_svc.text_tokenizer import TextTokenizer
 from training import embedded
-from training.closed_form_codec import PATCH_SIZE, _encoder_shortcut
+from training.closed_form_codec import PATCH_SIZE, encoder_shortcut
 from training.corpus.labels import BEATS_PER_BAR
 from training.corpus.prepare import FIT_EVERY, score_statistics
 from training.corpus.song import SONG_FRAMES, song_from_json
 from training.shards import ShardedDataset
-from training.streamed import caption_rows, eight_bits, score_row
+from training.streamed.songs import caption_rows, eight_bits, score_row
 from vae_svc.codec import LATENT_SCALE, LATENT_SHIFT
 from vae_svc.weights import DCAE_FOLDER, WEIGHTS_FILE
 
@@ -37,7 +37,7 @@ def tag_states(checkpoint: Path) -> tuple[list[str], Tensor]:
 def codec_matrix(checkpoint: Path) -> dict[str, Tensor]:
     """The encoder of a closed-form codec."""
     tensors = load_file(checkpoint / DCAE_FOLDER / WEIGHTS_FILE)
-    weight = tensors["encoder.conv_out.weight"][:, :PATCH_SIZE, 1, 1].float() + _encoder_shortcut()
+    weight = tensors["encoder.conv_out.weight"][:, :PATCH_SIZE, 1, 1].float() + encoder_shortcut()
     return {
         "codec.weight": weight,
         "codec.bias": tensors["encoder.conv_out.bias"].float(),
