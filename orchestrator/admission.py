@@ -3,7 +3,8 @@
 Work that is under way shares a stage: of every other request of its class, a newcomer waits for as much as it needs itself, or for what is
 left of the other if that is less; for requests of higher classes, and those of its class whose deadline is before its own, it waits to
 their end, for they were let in on that promise; for lower classes not at all. What that leaves out (stages that share a device, who comes
-later) is learned as one factor, from how long requests took in the end.
+later) is learned as one factor, from how long requests took in the end. As many requests take longer than expected as take less, so
+behind others one with a deadline is let in only if a time that few exceed would still do: songs that come too late are work for nothing.
 """
 
 import asyncio
@@ -29,6 +30,10 @@ from orchestrator.stages import STAGES, Stages
 _PROGRESS_OF = {music_pb2.STAGE_ENCODE: 0, music_pb2.STAGE_SAMPLE: 1, music_pb2.STAGE_DECODE: 2}
 _TRANSIT_SECONDS = 0.5
 """A caller's time is up a little before ours: it started first, and its cancellation is under way for less than this."""
+LATE_SHARE = 0.05
+"""Of the requests that are let in, how many may take longer than was reckoned with."""
+MOST_CAUTION = 4.0
+_CAUTION_STEP = 0.1
 NOTHING = (0.0,) * len(STAGES)
 
 
@@ -40,16 +45,23 @@ class Estimate:
         prediction: By stage.
         queue_seconds: Wait for others, in all stages.
         pace: Seconds that pass for a predicted one.
+        caution: Seconds to reckon with behind others, over the expected ones.
     """
 
     prediction: Prediction
     queue_seconds: float
-    pace: float = 1.0
+    pace: float
+    caution: float
 
     @property
     def seconds(self) -> float:
         """To its end."""
         return self.pace * (self.queue_seconds + sum(self.prediction.alone))
+
+    @property
+    def cautious_seconds(self) -> float:
+        """To its end, which few exceed; of one that nobody is before, as expected."""
+        return self.seconds * (self.caution if self.queue_seconds else 1.0)
 
 
 @dataclass(eq=False)
@@ -130,6 +142,24 @@ def wait_seconds(
     return total
 
 
+class Caution:
+    """What to reckon with over what is expected, so that only LATE_SHARE of the requests take longer.
+
+    A step up for each that did, a small one down for each that did not: they balance where the shares are right (Robbins and Monro).
+
+    Attributes:
+        factor: From 1 to MOST_CAUTION.
+    """
+
+    def __init__(self) -> None:
+        self.factor = 1.0
+
+    def observe(self, late: bool) -> None:
+        """Learn from a request."""
+        step = _CAUTION_STEP * (1 - LATE_SHARE if late else -LATE_SHARE)
+        self.factor = min(max(self.factor * math.exp(step), 1.0), MOST_CAUTION)
+
+
 class Admission:
     """The orchestrator's door.
 
@@ -149,6 +179,7 @@ class Admission:
         self._replicas = stages.replicas
         self._under_way: set[Admitted] = set()
         self._pace = CostModel([({"seconds": 1.0}, 1.0)])
+        self._caution = Caution()
         for index, stage in enumerate(STAGES):
             # asked in the thread of the metrics: the copy is made in one step
             ahead = functools.partial(lambda index: upcoming_seconds(index, list(self._under_way), scale_ahead_seconds), index)
@@ -172,7 +203,7 @@ class Admission:
         replicas = [max(self._replicas(stage), 1) for stage in STAGES]
         mine = wait_seconds(plan.priority, prediction.load, self._under_way, replicas, ends)
         foreign = max(self._foreign_seconds - (time.monotonic() - self._noted_at), 0.0)
-        return Estimate(prediction, mine + foreign, self._pace.coefficients["seconds"])
+        return Estimate(prediction, mine + foreign, self._pace.coefficients["seconds"], self._caution.factor)
 
     def _note(self, descriptions: Sequence[stage_pb2.DescribeResponse]) -> None:
         """How much work the stages have that this server did not send."""
@@ -205,9 +236,9 @@ class Admission:
             wait = f"the wait is {estimate.queue_seconds:.3g} s, the limit {self._max_backlog_seconds:g} s"
             raise _refused("backlog", wait, estimate.queue_seconds - self._max_backlog_seconds)
         left = math.inf if deadline is None else deadline - time.monotonic()
-        if estimate is not None and estimate.seconds > left:
-            needs = f"{estimate.seconds:.3g} s, of them {estimate.queue_seconds:.3g} s of waiting; the deadline is in {left:.3g} s"
-            raise _refused("deadline", f"the deadline cannot be met: the request needs {needs}", estimate.seconds - left)
+        if estimate is not None and (needed := estimate.cautious_seconds) > left:
+            needs = f"{needed:.3g} s, of them {estimate.queue_seconds:.3g} s of waiting; the deadline is in {left:.3g} s"
+            raise _refused("deadline", f"the deadline cannot be met: the request needs {needs}", needed - left)
         with self.enter(plan, estimate, deadline) as admitted:
             yield admitted
 
@@ -223,10 +254,21 @@ class Admission:
             yield admitted
         finally:
             self._under_way.remove(admitted)
-            seconds = (admitted.completed_at or time.monotonic()) - started
-            if estimate is not None and (admitted.completed_at is not None or seconds > estimate.seconds):
-                self._pace.observe({"seconds": estimate.seconds / estimate.pace}, seconds)
+            if estimate is not None:
+                self._learn(admitted, estimate, started)
             self._report()
+
+    def _learn(self, admitted: Admitted, estimate: Estimate, started: float) -> None:
+        """From a request that has ended. One that was given up says something only if it was late by then; it would have taken longer."""
+        now, completed = time.monotonic(), admitted.completed_at is not None
+        seconds = (admitted.completed_at or now) - started
+        missed = not completed and now >= admitted.deadline - _TRANSIT_SECONDS
+        late = missed or seconds > estimate.cautious_seconds
+        if estimate.queue_seconds if late else completed:
+            self._caution.observe(late)
+        if completed or seconds > estimate.seconds:
+            rest = 0.0 if completed else estimate.pace * sum(admitted.left)
+            self._pace.observe({"seconds": estimate.seconds / estimate.pace}, seconds + rest)
 
     def _report(self) -> None:
         BACKLOG_SECONDS.labels("orchestrator").set(sum(sum(admitted.left) for admitted in self._under_way))

@@ -69,6 +69,10 @@ many songs, the same song again, and what is wrong here:
 """
 
 
+_SIGPIPE_EXIT_CODE = 128 + 13
+"""As a shell has it of a program that wrote to nobody."""
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser with every subcommand."""
     parser = argparse.ArgumentParser(
@@ -92,6 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         code: int | None = args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads this has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end of the process
+        return _SIGPIPE_EXIT_CODE
     except CommandFailed as failure:
         print(f"acestep: {failure}", file=sys.stderr)
         return failure.exit_code

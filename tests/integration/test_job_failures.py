@@ -173,6 +173,11 @@ async def until_sampling(orchestrator, name, step=1, from_sequence=1):
     return events
 
 
+def parted(first, second):
+    """Whoever runs the only job, and the other: both look for jobs."""
+    return (first, second) if "job_started" in first.server.log() else (second, first)
+
+
 def completions(events):
     return [event for event in events if event.WhichOneof("event") == "completed"]
 
@@ -221,13 +226,14 @@ async def test_a_stopped_orchestrator_hands_its_jobs_over_at_once(either_cluster
     second = await cluster.start(job_lease_seconds=3600)
     operation = await submit(first.music, song_request(**LASTING, seeds=(3, 4)))
     await until_sampling(first, operation.name)
-    watching = asyncio.create_task(code_of(watch(first.music, operation.name)))
-    assert await first.stop(signal.SIGTERM) == 0
+    runs_it, other = parted(first, second)
+    watching = asyncio.create_task(code_of(watch(runs_it.music, operation.name)))
+    assert await runs_it.stop(signal.SIGTERM) == 0
     assert await watching is grpc.StatusCode.UNAVAILABLE
-    answer = Answer(await asyncio.wait_for(watch(second.music, operation.name), 120))
-    undisturbed = await generate(second.music, song_request(**LASTING, seeds=(3, 4)))
+    answer = Answer(await asyncio.wait_for(watch(other.music, operation.name), 120))
+    undisturbed = await generate(other.music, song_request(**LASTING, seeds=(3, 4)))
     assert [answer.file(index) for index in (0, 1)] == [undisturbed.file(index) for index in (0, 1)]
-    assert metadata_of(await get(second.operations, operation.name)).attempt == 2
+    assert metadata_of(await get(other.operations, operation.name)).attempt == 2
 
 
 async def test_an_orchestrator_alone_goes_on_with_its_jobs_after_a_restart(cluster):
@@ -247,8 +253,7 @@ async def test_an_orchestrator_that_was_frozen_changes_nothing_when_it_wakes(eit
     second = await cluster.start()
     operation = await submit(first.music, song_request(seeds=(3,)))
     await until_sampling(first, operation.name)
-    runs_it = first if "job_started" in first.server.log() else second
-    other = second if runs_it is first else first
+    runs_it, other = parted(first, second)
     runs_it.server.process.send_signal(signal.SIGSTOP)
     try:
         done = await wait(other.operations, operation.name, 120)

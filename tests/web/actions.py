@@ -66,9 +66,7 @@ def choose_file(page: Page, button: str, path: Path) -> None:
 def choose(page: Page, dropdown: str, text: str) -> None:
     """Choose what begins so from a drop-down."""
     page.locator(f"#{dropdown} input").click()
-    page.locator(f"#{dropdown} [role=option], [role=listbox] [role=option]", has_text=text).first.dispatch_event(
-        "mousedown"
-    )  # what Gradio acts on, also where the list lies under the form
+    page.locator(f"#{dropdown} [role=option], [role=listbox] [role=option]", has_text=text).first.click()
 
 
 def sound_file(path: Path, seconds: float = 2.0) -> Path:

@@ -43,6 +43,13 @@ def test_nothing_is_wider_than_a_phone(open_page, ui):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, tab
 
 
+def test_the_song_stays_in_sight_of_the_button(page):
+    page.locator("#make").scroll_into_view_if_needed()
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    assert page.evaluate("scrollY") > 0
+    page.wait_for_function("document.querySelector('#result').getBoundingClientRect().top >= 0")
+
+
 def test_a_song_is_made_and_played_by_keyboard_alone(page):
     def go_to(selector: str, key: str = "Tab") -> None:
         for _ in range(120):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from acestep_rpc.inprocess import InProcessStub
 from acestep_rpc.server import Registration, serve
 from acestep_rpc.settings import ServerSettings
 from acestep_rpc.v1 import diffusion_pb2, music_pb2, music_pb2_grpc, stage_pb2, stage_pb2_grpc
-from orchestrator.admission import Admitted, upcoming_seconds, wait_seconds
+from orchestrator.admission import LATE_SHARE, MOST_CAUTION, Admitted, Caution, upcoming_seconds, wait_seconds
 from orchestrator.assets import AssetStore
 from orchestrator.jobs.database import open_database
 from orchestrator.jobs.service import Jobs
@@ -182,6 +183,36 @@ async def test_a_deadline_that_can_be_met_alone_but_not_behind_others_is_refused
         error, _ = await refusal(system, song(steps=10), timeout=9)
         assert "of them 5.75 s of waiting" in str(error)
         call.cancel()
+
+
+async def test_who_misses_a_deadline_behind_others_makes_the_next_be_reckoned_with_longer(tmp_path: Path) -> None:
+    async with System().serving(tmp_path) as system:
+        call = await under_way(system, song(steps=10))
+        enough = sum(await estimate(system, song(steps=1))) + 0.4
+        for _ in range(2):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                _ = [event async for event in system.stub.Generate(song(steps=1), timeout=enough)]
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        error, _ = await refusal(system, song(steps=1), timeout=enough)
+        assert "the deadline cannot be met" in str(error)
+        call.cancel()
+
+
+@pytest.mark.parametrize("spread", [0.1, 0.3, 0.6])
+def test_few_take_longer_than_is_reckoned_with(spread: float) -> None:
+    randoms, caution, late = random.Random(0), Caution(), []
+    for _ in range(4000):
+        late.append(randoms.lognormvariate(0, spread) > caution.factor)
+        caution.observe(late[-1])
+    assert sum(late[1000:]) / 3000 == pytest.approx(LATE_SHARE, abs=0.01)
+
+
+def test_caution_has_limits() -> None:
+    caution = Caution()
+    for late, limit in ((True, MOST_CAUTION), (False, 1.0)):
+        for _ in range(1000):
+            caution.observe(late)
+        assert caution.factor == limit
 
 
 async def test_a_full_house_is_refused(tmp_path: Path) -> None:
