@@ -12,8 +12,6 @@ from typing import Any
 import urllib3
 from kubernetes import client
 
-from acestep_rpc.channels import connect
-from acestep_rpc.v1 import music_pb2, music_pb2_grpc
 from benchmarks import load
 from tests.cluster.prometheus import Prometheus
 from tests.cluster.release import STAGES, Release
@@ -45,13 +43,13 @@ class Phase:
 
     Attributes:
         name: For the drawing.
-        traffic: What arrives.
+        rate: Calls a second.
         begin: Seconds since the start of the recording.
         end: When its last call had arrived.
     """
 
     name: str
-    traffic: load.Traffic
+    rate: float
     begin: float = 0.0
     end: float = 0.0
 
@@ -79,8 +77,8 @@ class Recording:
 
     def scaled(self, stage: str, after: float) -> float | None:
         """When more replicas were first wanted than at a moment."""
-        before = next(one.wanted[stage] for one in self.samples if one.seconds >= after)
-        return next((one.seconds for one in self.samples if one.seconds >= after and one.wanted[stage] > before), None)
+        later = [one for one in self.samples if one.seconds >= after]
+        return next((one.seconds for one in later if one.wanted[stage] > later[0].wanted[stage]), None)
 
     def most(self, stage: str, begin: float, end: float) -> int:
         """Most replicas wanted between two moments."""
@@ -89,7 +87,7 @@ class Recording:
     def save(self, folder: Path) -> None:
         """As JSON and as a picture."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "scaling.json").write_text(json.dumps(asdict(self), indent=1) + "\n")
+        (folder / "scaling.json").write_text(json.dumps(asdict(self) | {"codes": dict(self.codes)}, indent=1) + "\n")
         draw(self, folder / "scaling.png")
 
 
@@ -118,7 +116,7 @@ class Recorder:
 
     async def send(self, name: str, target: str, traffic: load.Traffic, seed: int) -> None:
         """Let traffic arrive at a server, until every call has ended."""
-        phase = Phase(name, traffic, self.seconds)
+        phase = Phase(name, traffic.rate, self.seconds)
         calls = load.draw_calls(traffic, {}, seed)
         phase.end = phase.begin + calls[-1].arrival
         print(f"{self.seconds:6.1f} {name}: {traffic.requests} calls, {traffic.rate:.2f} a second", flush=True)
@@ -143,13 +141,9 @@ class Recorder:
 
 
 async def device_seconds(target: str, traffic: load.Traffic) -> float:
-    """Predicted device time of a request of this traffic."""
-    (call,) = load.draw_calls(replace(traffic, requests=1), {}, 0)
-    async with connect(target) as channel:
-        answer = await music_pb2_grpc.MusicServiceStub(channel).EstimateGeneration(
-            music_pb2.EstimateGenerationRequest(generation=call.request)
-        )
-    return float(answer.device_time.ToMilliseconds() / 1000)
+    """What a song of this traffic takes where several wait for the same replicas; their predictions follow what they see meanwhile."""
+    songs = 8
+    return float((await load.run(target, replace(traffic, requests=songs, rate=100.0), 0))["seconds"]) / songs
 
 
 def draw(recording: Recording, path: Path) -> None:
@@ -161,8 +155,8 @@ def draw(recording: Recording, path: Path) -> None:
 
     figure, (arrivals, backlogs, replicas) = pyplot.subplots(3, 1, sharex=True, figsize=(9, 7), height_ratios=(1, 2, 2))
     for phase in recording.phases:
-        arrivals.fill_between([phase.begin, phase.end], phase.traffic.rate, alpha=0.4, color="tab:gray", linewidth=0)
-        arrivals.annotate(phase.name, (phase.begin, phase.traffic.rate), fontsize=8, va="bottom")
+        arrivals.fill_between([phase.begin, phase.end], phase.rate, alpha=0.4, color="tab:gray", linewidth=0)
+        arrivals.annotate(phase.name, (phase.begin, phase.rate), fontsize=8, va="bottom")
     arrivals.set(ylabel="calls a second")
     arrivals.margins(y=0.3)
     times = [one.seconds for one in recording.samples]

@@ -34,7 +34,7 @@ SCALE_UP_SECONDS = 30.0
 WINDOW_SECONDS = 20
 SAMPLING = load.Traffic(rate=1.0, requests=1, seconds=(1.0,), tasks=("text_to_music",), steps=(120,))
 """Long to sample, short to encode and to decode."""
-DECODING = load.Traffic(rate=1.0, requests=1, seconds=(60.0,), tasks=("text_to_music",), steps=(1,))
+DECODING = load.Traffic(rate=2.0, requests=16, seconds=(60.0,), tasks=("text_to_music",), steps=(1,))
 """The other way round."""
 BEHAVIOR = {
     "scaleUp": {"stabilizationWindowSeconds": 0, "policies": [{"type": "Pods", "value": 2, "periodSeconds": 5}]},
@@ -85,15 +85,16 @@ async def test_stages_scale_on_what_waits_for_them(release: Release, prometheus:
     # Rates and target follow the device: less than half of what one can do, and twice as much as that; a replica may have four songs.
     song_seconds = await device_seconds(target, SAMPLING)
     low = 0.4 / song_seconds
-    targets = TARGETS | {"diffusion": float(max(TARGETS["diffusion"], round(4 * song_seconds)))}
+    targets = TARGETS | {"diffusion": round(4 * song_seconds, 1)}
     change = {"stages": {"diffusion": {"autoscaling": {"targetBacklogSeconds": targets["diffusion"]}}}}
     await asyncio.to_thread(release.upgrade, change)
+    await soon(lambda: all(release.deployment(stage).spec.replicas == 1 for stage in STAGES))
     async with Recorder(release, prometheus, query, targets) as recorder:
         recording = recorder.recording
-        await recorder.send("low", target, replace(SAMPLING, rate=low, requests=2), 1)
+        await recorder.send("low", target, replace(SAMPLING, rate=low, requests=4), 1)
         quiet = recorder.seconds
         assert recording.most("diffusion", 0, quiet) == 1
-        high = asyncio.create_task(recorder.send("x 5", target, replace(SAMPLING, rate=5 * low, requests=16), 2))
+        high = asyncio.create_task(recorder.send("x 5", target, replace(SAMPLING, rate=5 * low, requests=48), 2))
         await soon(lambda: recording.scaled("diffusion", quiet))
         explained = await asyncio.to_thread(status, release)
         await high
@@ -101,8 +102,7 @@ async def test_stages_scale_on_what_waits_for_them(release: Release, prometheus:
         await recorder.send("low", target, replace(SAMPLING, rate=low, requests=2), 3)
         await soon(lambda: recording.samples[-1].wanted["diffusion"] == 1)
         decoded = recorder.seconds
-        rate = 3 / await device_seconds(target, DECODING)
-        await recorder.send("long songs", target, replace(DECODING, rate=rate, requests=8), 4)
+        await recorder.send("long songs", target, DECODING, 4)
         await soon(lambda: all(count == 1 for count in recording.samples[-1].wanted.values()))
     if folder := os.environ.get("ACESTEP_SCALING"):
         recording.save(Path(folder))
