@@ -193,23 +193,10 @@ def one_thread() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
-@pytest.fixture(scope="session")
-def embedded_system(checkpoint, adapters, tmp_path_factory) -> Iterator[System]:
-    with running("embedded", checkpoint, adapters, tmp_path_factory.mktemp("embedded")) as running_system:
+@pytest.fixture(scope="session", params=["embedded", "remote"])
+def system(request, checkpoint, adapters, tmp_path_factory) -> Iterator[System]:
+    with running(request.param, checkpoint, adapters, tmp_path_factory.mktemp(request.param)) as running_system:
         yield running_system
-
-
-@pytest.fixture(scope="session")
-def remote_system(checkpoint, adapters, tmp_path_factory) -> Iterator[System]:
-    with running("remote", checkpoint, adapters, tmp_path_factory.mktemp("remote")) as running_system:
-        yield running_system
-
-
-@pytest.fixture(params=["embedded", "remote"])
-def system(request) -> System:
-    """Both run until all tests have ended: a fixture of the session with these parameters would start anew for every file."""
-    found: System = request.getfixturevalue(f"{request.param}_system")
-    return found
 
 
 @pytest.fixture
