@@ -34,6 +34,7 @@ LATE_SHARE = 0.05
 """Of the requests that are let in, how many may take longer than was reckoned with."""
 MOST_CAUTION = 4.0
 _CAUTION_STEP = 0.1
+"""Of its logarithm, were every request late."""
 NOTHING = (0.0,) * len(STAGES)
 
 

@@ -26,6 +26,7 @@ class ExitCode(IntEnum):
     DENIED = 6
     DIFFERENT = 7
     INTERRUPTED = 130
+    NOT_READ = 141
 
 
 EXIT_CODES_HELP = """\
@@ -39,6 +40,7 @@ exit codes:
   6    the server wants other credentials
   7    replay: the song is not the same; batch: some songs failed; doctor: something needs attention
   130  interrupted by Ctrl-C or SIGTERM
+  141  whoever read the output, as head does, had enough
 """
 
 

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+import select
 import sys
 from collections.abc import Sequence
 
@@ -69,10 +70,6 @@ many songs, the same song again, and what is wrong here:
 """
 
 
-_SIGPIPE_EXIT_CODE = 128 + 13
-"""As a shell has it of a program that wrote to nobody."""
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The parser with every subcommand."""
     parser = argparse.ArgumentParser(
@@ -97,9 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int | None = args.run(args)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads this has read enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end of the process
-        return _SIGPIPE_EXIT_CODE
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return ExitCode.NOT_READ
     except CommandFailed as failure:
         print(f"acestep: {failure}", file=sys.stderr)
         return failure.exit_code
@@ -110,6 +108,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("acestep: interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
     return ExitCode.OK if code is None else code
+
+
+def _nobody_reads() -> bool:
+    """Whether whoever read what we print has gone, as `head` does. Nothing is printed from then on."""
+    looking = select.poll()
+    looking.register(sys.stdout.fileno(), 0)  # errors and the other end's going are told of in any case
+    gone = bool(looking.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end of the process
+    return gone
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.newer_api import aggregate, until_served
+from tests.json_answers import JsonAnswers
 
 _VERSION = "external.metrics.k8s.io/v1beta1"
 _RESOURCE = {"name": "externalmetrics", "singularName": "", "namespaced": True, "kind": "ExternalMetricValueList", "verbs": ["get"]}
@@ -77,30 +78,18 @@ def expand(rules: Sequence[Mapping[str, Any]], namespace: str, metric: str, labe
     return None
 
 
-class _Answer(BaseHTTPRequestHandler):
+class _Answer(JsonAnswers):
     server: ExternalMetrics
-    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
         names = parts.path.strip("/").split("/")
         if names[0] != "apis":
-            self._answer(404, {})
+            self.answer(404, {})
         elif len(names) < 5:
-            self._answer(200, {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": _VERSION, "resources": [_RESOURCE]})
+            self.answer(200, {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": _VERSION, "resources": [_RESOURCE]})
         else:
             selector = parse_qs(parts.query).get("labelSelector", [""])[0]
             labels = dict(one.split("=", 1) for one in selector.split(",") if one)
             items = self.server.values(names[4], names[5], labels)
-            self._answer(200, {"kind": "ExternalMetricValueList", "apiVersion": _VERSION, "metadata": {}, "items": items})
-
-    def _answer(self, status: int, content: dict[str, Any]) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: Any) -> None:
-        """Say nothing."""
+            self.answer(200, {"kind": "ExternalMetricValueList", "apiVersion": _VERSION, "metadata": {}, "items": items})

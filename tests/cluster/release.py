@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import io
+import json
 import os
 import re
 import subprocess
+import sys
 import time
 import urllib.request
 from collections import Counter
@@ -175,6 +177,20 @@ class Release:
         path = self._folder / "values.yaml"
         path.write_text(yaml.safe_dump(self.values))
         return str(path)
+
+
+def cluster_status(namespace: str, kubeconfig: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Components by name, as `acestep cluster status` tells them.
+
+    Args:
+        namespace: Of the release.
+        kubeconfig: Which cluster; None: as the environment says.
+    """
+    command = [sys.executable, "-m", "clients.cli.main", "cluster", "status", "--json", "--namespace", namespace]
+    environment = os.environ | ({"KUBECONFIG": str(kubeconfig)} if kubeconfig else {})
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return {one["name"]: one for one in json.loads(done.stdout)["components"]}
 
 
 def merge(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

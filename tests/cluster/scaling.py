@@ -140,7 +140,7 @@ class Recorder:
         return sample
 
 
-async def device_seconds(target: str, traffic: load.Traffic) -> float:
+async def seconds_per_song(target: str, traffic: load.Traffic) -> float:
     """What a song of this traffic takes where several wait for the same replicas; their predictions follow what they see meanwhile."""
     songs = 8
     return float((await load.run(target, replace(traffic, requests=songs, rate=100.0), 0))["seconds"]) / songs

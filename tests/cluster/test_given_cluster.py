@@ -1,16 +1,14 @@
 """The chart on a cluster that is there already: KUBECONFIG, and in ACESTEP_CLUSTER_VALUES the values that its images and volumes need."""
 
-import json
 import os
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 
 import pytest
 
 from tests.cluster import programs
-from tests.cluster.release import CHART
+from tests.cluster.release import CHART, cluster_status
 
 pytestmark = pytest.mark.cluster
 
@@ -31,13 +29,6 @@ class Given:
     def apply(self, action: str, *more: str) -> None:
         """Install or upgrade, and wait until all is ready."""
         self.helm(action, "music", str(CHART), "--values", self._values, "--wait", "--timeout", "15m", *more)
-
-    def status(self) -> dict[str, dict[str, object]]:
-        """Components by name, as the command tells them."""
-        command = [sys.executable, "-m", "clients.cli.main", "cluster", "status", "--json", "--namespace", self.name]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return {one["name"]: one for one in json.loads(done.stdout)["components"]}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +51,7 @@ def test_a_song_is_made_after_install_upgrade_and_rollback(given: Given) -> None
 
 
 def test_every_replica_is_ready_and_in_service(given: Given) -> None:
-    for component in given.status().values():
+    for component in cluster_status(given.name).values():
         replicas = component["replicas"]
         assert isinstance(replicas, list)
         assert [one["state"] for one in replicas] == ["ready"] * len(replicas)

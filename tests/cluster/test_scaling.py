@@ -4,10 +4,7 @@ With ACESTEP_SCALING=DIR the run is written there, as JSON and as a picture.
 """
 
 import asyncio
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +19,8 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.external_metrics import ExternalMetrics, expand
 from tests.cluster.node_agent import NodeAgent
 from tests.cluster.prometheus import Prometheus, running_prometheus
-from tests.cluster.release import CHART, STAGES, Release, merge, soon, values
-from tests.cluster.scaling import BACKLOG, Recorder, device_seconds
+from tests.cluster.release import CHART, STAGES, Release, cluster_status, merge, soon, values
+from tests.cluster.scaling import BACKLOG, Recorder, seconds_per_song
 
 pytestmark = pytest.mark.cluster
 TARGETS = {"encoder": 4.0, "diffusion": 10.0, "vae": 8.0}
@@ -68,11 +65,8 @@ def release(cluster: ControlPlane, agent: NodeAgent, checkpoint: Path, prometheu
 
 
 def status(release: Release) -> dict[str, Any]:
-    """Autoscalers as `acestep cluster status` tells of them."""
-    command = [sys.executable, "-m", "clients.cli.main", "cluster", "status", "--json", "--namespace", release.namespace]
-    environment = os.environ | {"KUBECONFIG": str(release.cluster.kubeconfig)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return {one["name"]: one["autoscaler"] for one in json.loads(done.stdout)["components"]}
+    """Of the autoscalers."""
+    return {name: one["autoscaler"] for name, one in cluster_status(release.namespace, release.cluster.kubeconfig).items()}
 
 
 async def test_stages_scale_on_what_waits_for_them(release: Release, prometheus: Prometheus) -> None:
@@ -83,7 +77,7 @@ async def test_stages_scale_on_what_waits_for_them(release: Release, prometheus:
     await soon(lambda: all(prometheus.query(query.replace("STAGE", stage)) == 0 for stage in STAGES))  # there before any request
     await soon(lambda: status(release)["diffusion"]["state"].startswith("is at its minimum of 1"))
     # Rates and target follow the device: less than half of what one can do, and twice as much as that; a replica may have four songs.
-    song_seconds = await device_seconds(target, SAMPLING)
+    song_seconds = await seconds_per_song(target, SAMPLING)
     low = 0.4 / song_seconds
     targets = TARGETS | {"diffusion": round(4 * song_seconds, 1)}
     change = {"stages": {"diffusion": {"autoscaling": {"targetBacklogSeconds": targets["diffusion"]}}}}

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,16 @@ def test_the_command_line_imports_no_service_and_no_torch() -> None:
     code = "import sys, clients.cli.main; print([m for m in sys.modules if m.split('.')[0] in sys.argv])"
     names = ["encoder_svc", "diffusion_svc", "vae_svc", "orchestrator", "training", "torch", "transformers", "huggingface_hub", "rich"]
     assert subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_reader_that_has_enough_ends_a_command_quietly() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "clients.cli.main", "completion", "bash"], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (ExitCode.NOT_READ, "")
 
 
 def test_tls_and_tenants_are_passed_on_where_they_belong() -> None:

@@ -5,14 +5,14 @@ import contextlib
 import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from http.server import ThreadingHTTPServer
 
 import pytest
 from kubernetes import client
 
 from orchestrator import deletion_cost
 from orchestrator.deletion_cost import ANNOTATION, DeletionCosts, cost
+from tests.json_answers import JsonAnswers
 
 
 class Cluster(ThreadingHTTPServer):
@@ -32,38 +32,27 @@ class Cluster(ThreadingHTTPServer):
         return client.ApiClient(client.Configuration(host=f"http://127.0.0.1:{self.server_port}"))  # type: ignore[no-untyped-call]
 
 
-class _Answer(BaseHTTPRequestHandler):
+class _Answer(JsonAnswers):
     server: Cluster
-
-    def log_message(self, *args: Any) -> None:
-        pass
 
     def do_GET(self) -> None:
         assert self.path.startswith("/apis/discovery.k8s.io/v1/namespaces/music/endpointslices?")
         endpoints = [
             {"addresses": [f"10.0.0.{number}"], "targetRef": {"kind": "Pod", "name": pod}} for number, pod in enumerate(self.server.pods)
         ]
-        self._send(200, {"items": [{"addressType": "IPv4", "endpoints": endpoints}]})
+        self.answer(200, {"items": [{"addressType": "IPv4", "endpoints": endpoints}]})
 
     def do_PATCH(self) -> None:
         pod = self.path.partition("?")[0].removeprefix("/api/v1/namespaces/music/pods/")
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.server.forbidden:
-            self._send(403, {"reason": "Forbidden"})
+            self.answer(403, {"reason": "Forbidden"})
         elif pod == "gone":
-            self._send(404, {"reason": "NotFound"})
+            self.answer(404, {"reason": "NotFound"})
         else:
             assert list(body) == ["metadata"]
             self.server.patches.append((pod, body["metadata"]["annotations"][ANNOTATION]))
-            self._send(200, {"metadata": {"name": pod}})
-
-    def _send(self, status: int, content: dict[str, Any]) -> None:
-        data = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+            self.answer(200, {"metadata": {"name": pod}})
 
 
 @pytest.fixture

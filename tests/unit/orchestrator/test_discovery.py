@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import AsyncGenerator, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -18,6 +18,7 @@ from kubernetes import client
 from acestep_rpc.settings import SettingsError
 from orchestrator import discovery
 from orchestrator.discovery import Endpoints, check_address, discover, endpoint_slices, resolved
+from tests.json_answers import JsonAnswers
 
 
 @pytest.mark.parametrize(
@@ -134,9 +135,8 @@ class Cluster(ThreadingHTTPServer):
             self.more.notify_all()
 
 
-class _Answer(BaseHTTPRequestHandler):
+class _Answer(JsonAnswers):
     server: Cluster
-    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
@@ -145,12 +145,12 @@ class _Answer(BaseHTTPRequestHandler):
         assert query["labelSelector"] == ["kubernetes.io/service-name=encoder"]
         if self.server.refusals:
             status = self.server.refusals.pop(0)
-            self._answer(status, {"kind": "Status", "status": "Failure", "code": status})
+            self.answer(status, {"kind": "Status", "status": "Failure", "code": status})
             return
         if "watch" not in query:
             self.server.lists += 1
             content = {"kind": "EndpointSliceList", "apiVersion": "discovery.k8s.io/v1", "metadata": {"resourceVersion": "7"}}
-            self._answer(200, content | {"items": self.server.slices})
+            self.answer(200, content | {"items": self.server.slices})
             return
         self.send_response(200)
         self.send_header("content-type", "application/json")
@@ -171,17 +171,6 @@ class _Answer(BaseHTTPRequestHandler):
         line = json.dumps(event).encode() + b"\n"
         self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
         self.wfile.flush()
-
-    def _answer(self, status: int, content: dict[str, Any]) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: Any) -> None:
-        """Say nothing."""
 
 
 @pytest.fixture
