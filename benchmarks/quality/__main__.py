@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.quality.clips import Band, Generator, SamplingOptions, Sounds
 from benchmarks.quality.evaluation import Evaluation, Sizes
 from benchmarks.quality.hooks import Metric, load_metric, run_metric
@@ -26,6 +28,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.add_argument("--" + field.name.replace("_", "-"), type=int, default=field.default, help=documented)
     parser.add_argument("--num-inference-steps", type=int, default=SamplingOptions.num_inference_steps, help="default: %(default)s")
     parser.add_argument("--guidance-scale", type=float, default=SamplingOptions.guidance_scale, help="default: %(default)s")
+    parser.add_argument("--device", default="cpu", help="where songs are sampled, as torch names it; default: %(default)s")
     parser.add_argument("--voice-cache", type=Path, help="folder for analyses of spoken lines; default: OUTPUT/voices")
     parser.add_argument("--metric", action="append", default=[], metavar="MODULE:FUNCTION", help="a metric of your own; may be repeated")
     options = parser.parse_args(arguments)
@@ -41,7 +44,7 @@ def run(options: argparse.Namespace, metrics: dict[str, Metric]) -> dict[str, An
     sampling = SamplingOptions(options.num_inference_steps, options.guidance_scale)
     sounds = Sounds(options.checkpoint, options.output / "clips")
     band = Band(sounds, options.voice_cache or options.output / "voices")
-    evaluation = Evaluation(sounds, band, Generator(options.checkpoint, sounds, sampling), sizes)
+    evaluation = Evaluation(sounds, band, Generator(options.checkpoint, sounds, sampling, torch.device(options.device)), sizes)
     results: dict[str, Any] = {
         "checkpoint": {"transformer_and_encoders": evaluation.generator.digest, "codec": sounds.digest},
         "sizes": dataclasses.asdict(sizes),

@@ -36,7 +36,7 @@ from training.corpus.song import SAMPLE_RATE, Phone, Song
 from vae_svc.weights import load_codec
 
 CPU = torch.device("cpu")
-BATCH_SONGS = 8
+CPU_BATCH_SONGS, GPU_BATCH_SONGS = 8, 64
 """Songs of one length that are sampled together."""
 KEPT_PEAK = 0.99
 
@@ -173,13 +173,15 @@ class Generator:
         checkpoint: Folder in the official layout.
         sounds: Of the same checkpoint.
         options: Of the sampling.
+        device: Where songs are sampled; prompts are encoded and songs decoded on the CPU.
     """
 
-    def __init__(self, checkpoint: Path, sounds: Sounds, options: SamplingOptions) -> None:
+    def __init__(self, checkpoint: Path, sounds: Sounds, options: SamplingOptions, device: torch.device = CPU) -> None:
+        self.batch_songs = CPU_BATCH_SONGS if device.type == "cpu" else GPU_BATCH_SONGS
         self.encoder = PromptEncoder.load(checkpoint, CPU, torch.float32)
         self.known_tags = KnownTags.load(checkpoint)
         self.lyric_tokenizer = LyricTokenizer(checkpoint / "lyric_vocab.json", self.encoder.lyric_encoder.config.vocab_size)
-        model = load_transformer(checkpoint, CPU, torch.float32)
+        model = load_transformer(checkpoint, device, torch.float32)
         networks = {TEXT_FOLDER: self.encoder.text_encoder.umt5, TRANSFORMER_FOLDER: self.encoder.lyric_encoder, "transformer": model}
         self.digest = model_digest(networks)
         self.sampler, self.sounds, self.options = Sampler(model), sounds, options
@@ -194,8 +196,8 @@ class Generator:
         paths = [self.path(name, prompt, seconds, seed) for name, prompt in wanted]
         clips = [(path, name, prompt) for path, (name, prompt) in zip(paths, wanted, strict=True)]
         missing = [clip for clip in clips if not clip[0].with_name(clip[0].name + ".npy").exists()]
-        for first in range(0, len(missing), BATCH_SONGS):
-            batch = missing[first : first + BATCH_SONGS]
+        for first in range(0, len(missing), self.batch_songs):
+            batch = missing[first : first + self.batch_songs]
             songs = [
                 song for _, name, prompt in batch for song in self.sampler.start(self._request(prompt, seconds, noise_seed(name, seed)))
             ]
@@ -204,7 +206,7 @@ class Generator:
             for (path, _, _), song in zip(batch, songs, strict=True):
                 if not isinstance(song.result, Tensor):
                     raise RuntimeError(f"{path.name}: {song.result}")
-                mel = self.sounds.decoded(song.result)
+                mel = self.sounds.decoded(song.result.cpu())
                 _kept(path, lambda mel=mel: mel)  # type: ignore[misc]
         return paths
 

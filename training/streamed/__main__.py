@@ -15,22 +15,24 @@ B crops, T latent frames of a crop, L tags, N lyric tokens, W text width.
 
 import argparse
 import csv
+import functools
 import itertools
 import json
 import math
 import multiprocessing
-import queue
 import random
 import shutil
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from diffusion_svc.weights import FOLDER
@@ -38,43 +40,17 @@ from training.checkpoint import load_trainable, save_transformer
 from training.corpus.arrangement import compose
 from training.corpus.render import SOUNDFONT
 from training.learning_rate import plateau_multiplier
-from training.streamed.learning import Learner, Optimizer, compile_blocks
+from training.streamed.learning import compile_blocks, recorded
 from training.streamed.pack import write_pack
-from training.streamed.songs import (
-    HELD_OUT_SONGS,
-    LATENT_STEP,
-    Crops,
-    Player,
-    Prepared,
-    Store,
-    play_songs,
-    played_store,
-    read_pack,
-    sung_store,
-)
+from training.streamed.run import PARTS, Run, write_weights
+from training.streamed.songs import HELD_OUT_SONGS, LATENT_STEP, Player, Prepared, play_songs, read_pack
 
-FROZEN = (
-    *("transformer_blocks.0.", "transformer_blocks.1."),
-    *("genre_embedder.", "speaker_embedder.", "timestep_embedder.", "t_block.", "proj_in."),
-)
-"""The clock of training/corpus/clock.py, and what it was fitted to."""
-SUNG_SHARE = 1 / 16
+SECONDS_OF_A_SONG = 120
+"""More than any takes to be played."""
 BUCKETS = ((64, 0.25), (128, 0.4), (324, 0.35))
 """Frames of a crop and share of the steps."""
 ROWS_EVERY = 50
 NORMAL_STEPS = 1000
-PARTS = 2
-"""Files of a set of weights, each small enough for places that limit the size of one."""
-
-
-def write_weights(folder: Path, name: str, names: Sequence[str], tensors: Sequence[Tensor]) -> None:
-    """Write weights as float16 in a few files NAME.K.safetensors."""
-    state = {key: tensor.detach().half().cpu().contiguous() for key, tensor in zip(names, tensors, strict=True)}
-    parts: list[dict[str, Tensor]] = [{} for _ in range(PARTS)]
-    for key, tensor in sorted(state.items(), key=lambda item: -item[1].numel()):
-        min(parts, key=lambda part: sum(value.numel() for value in part.values()))[key] = tensor
-    for number, part in enumerate(parts):
-        save_file(part, folder / f"{name}.{number}.safetensors")
 
 
 def _too_late(number: int, frame: Any) -> None:
@@ -114,17 +90,19 @@ def _tell(started: float, what: str) -> None:
     print(f"{time.monotonic() - started:6.1f} s  {what}", flush=True)
 
 
-def _arrived(done: Any, played: Store, held_out: Store, wait: bool = False) -> None:
-    """Take what the players have finished."""
+def _arrivals(done: Any, songs: deque[tuple[bool, Prepared]]) -> None:
+    """A thread that takes what the players have finished: their pipe holds one song at a time."""
+    while True:
+        songs.append(done.get())
+
+
+def _keep(arrived: deque[tuple[bool, Prepared]], run: Run) -> None:
     songs: dict[bool, list[Prepared]] = {True: [], False: []}
-    for _ in range(256):
-        try:
-            kind, song = done.get(timeout=120) if wait and not any(songs.values()) else done.get_nowait()
-        except queue.Empty:
-            break
-        songs[kind].append(song)
-    played.add(songs[False])
-    held_out.add(songs[True])
+    while arrived:
+        held_out, song = arrived.popleft()
+        songs[held_out].append(song)
+    run.played.add(songs[False])
+    run.held_out.add(songs[True])
 
 
 def _buckets(seed: int) -> Iterator[int]:
@@ -133,66 +111,58 @@ def _buckets(seed: int) -> Iterator[int]:
         yield rng.choices([length for length, _ in BUCKETS], [share for _, share in BUCKETS])[0]
 
 
-def _train(options: argparse.Namespace, device: torch.device, pack: Mapping[str, Tensor], done: Any, started: float) -> None:
-    model = load_trainable(options.checkpoint_dir, device)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not name.startswith(FROZEN))
-    sung, played = sung_store(pack, device), played_store(pack, options.songs, device)
-    held_out = played_store(pack, HELD_OUT_SONGS, device)
-    learner = Learner(model, pack["tags"], options.seed)
-    names = [name for name, _ in model.named_parameters()]
-    parameters = [parameter for _, parameter in model.named_parameters()]
-    averaged = [parameter.detach().clone() for parameter in parameters]
-    optimizer = Optimizer(model, options.learning_rate, options.muon_learning_rate)
-    random_numbers = torch.Generator(device).manual_seed(options.seed)
-
-    def crops(length: int) -> list[Crops]:
-        count = max(2, options.frames // length)
-        few = max(1, round(count * SUNG_SHARE))
-        return [sung.draw(few, length, random_numbers), played.draw(count - few, length, random_numbers)]
-
-    def losses(groups: Sequence[Crops], share: float) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            result: Tensor = learner(groups, 0.5 * (1 - share), 2.0 - 1.4 * share, 0.3)
-        return result
-
-    while played.count < min(options.first_songs, options.songs // 2):
-        before = played.count + held_out.count
-        _arrived(done, played, held_out, wait=True)
-        if played.count + held_out.count == before:
-            raise RuntimeError("no songs arrive from the players")
-    _tell(started, f"{played.count} songs have arrived")
+def _compile(run: Run, options: argparse.Namespace, started: float) -> None:
+    """Compile the blocks if that makes steps faster; without a GPU's graphs the time of launching counts too."""
     lengths = [length for length, _ in BUCKETS]
-
-    def seconds_of_steps() -> float:
-        begun = time.monotonic()
-        for length in lengths * 2:
-            torch.autograd.backward(losses(crops(length), 0.0)[0])
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return (time.monotonic() - begun) / (2 * len(lengths))
-
-    seconds_of_steps()
-    eager = seconds_of_steps()
-    _tell(started, f"forward and backward: {eager:.4f} s")
-    if options.compile:
-        compiled = math.inf
-        signal.signal(signal.SIGALRM, _too_late)
-        signal.alarm(options.compile_seconds)
-        try:
-            compile_blocks(model, options.backend)
-            seconds_of_steps()
-            signal.alarm(0)
-            compiled = seconds_of_steps()
-            _tell(started, f"compiled: {compiled:.4f} s")
-        except Exception as error:  # whatever a compiler says, the run goes on without it
-            _tell(started, f"not compiled: {str(error)[:500]}")
+    run.seconds_of_steps(lengths)
+    eager = run.seconds_of_steps(lengths)
+    _tell(started, f"a step: {eager:.4f} s")
+    if not options.compile:
+        return
+    compiled = math.inf
+    signal.signal(signal.SIGALRM, _too_late)
+    signal.alarm(options.compile_seconds)
+    try:
+        compile_blocks(run.model, options.backend)
+        run.seconds_of_steps(lengths)
         signal.alarm(0)
-        if compiled > eager:
-            torch.compiler.set_stance("force_eager")
-            _tell(started, "going on without the compiler")
-    for parameter in parameters:
-        parameter.grad = None
+        compiled = run.seconds_of_steps(lengths)
+        _tell(started, f"compiled: {compiled:.4f} s")
+    except Exception as error:  # whatever a compiler says, the run goes on without it
+        _tell(started, f"not compiled: {str(error)[:500]}")
+    signal.alarm(0)
+    if compiled > eager:
+        torch.compiler.set_stance("force_eager")
+        _tell(started, "going on without the compiler")
+
+
+def _steps(run: Run, options: argparse.Namespace, started: float) -> dict[int, Callable[[], object]]:
+    """Steps of each length, recorded if they can be."""
+    steps: dict[int, Callable[[], object]] = {length: functools.partial(run.step, length) for length, _ in BUCKETS}
+    if options.record:
+        try:
+            steps = {length: recorded(step, run.generators) for length, step in steps.items()}
+            _tell(started, f"recorded: {run.seconds_of_steps(list(steps), steps):.4f} s")
+        except RuntimeError as error:
+            _tell(started, f"not recorded: {str(error)[:500]}")
+    return steps
+
+
+def _train(options: argparse.Namespace, device: torch.device, pack: Mapping[str, Tensor], done: Any, started: float) -> None:
+    run = Run(options, device, pack)
+    arrived: deque[tuple[bool, Prepared]] = deque()
+    threading.Thread(target=_arrivals, args=(done, arrived), daemon=True).start()
+    while run.played.count < min(options.first_songs, options.songs // 2):
+        waited_since = time.monotonic()
+        while not arrived:
+            if time.monotonic() - waited_since > SECONDS_OF_A_SONG:
+                raise RuntimeError("no songs arrive from the players")
+            time.sleep(0.1)
+        _keep(arrived, run)
+    _tell(started, f"{run.played.count} songs have arrived")
+    _compile(run, options, started)
+    steps = _steps(run, options, started)
+    run.begin()
 
     log = (options.output / "log.csv").open("w", newline="", encoding="utf-8")
     writer = csv.writer(log)
@@ -201,7 +171,7 @@ def _train(options: argparse.Namespace, device: torch.device, pack: Mapping[str,
     )
     begun = time.monotonic()
     total = max(1.0, options.max_seconds - (begun - started))
-    sums, good, good_step, half = torch.zeros(5, device=device), [tensor.clone() for tensor in averaged], 0, False
+    good, good_step, half = run.copy(), 0, False
     step = 0
     for length in _buckets(options.seed):
         share = (time.monotonic() - begun) / total
@@ -209,42 +179,35 @@ def _train(options: argparse.Namespace, device: torch.device, pack: Mapping[str,
             break
         warm = min(1.0, (step + 1) / 100)
         multiplier = warm * plateau_multiplier(int(share * NORMAL_STEPS), NORMAL_STEPS, 0, options.decay_from)
-        loss = losses(crops(length), share)
-        torch.autograd.backward(loss[0])
-        norm = optimizer.step(multiplier)
+        run.control(share, multiplier, max(1 - options.ema_decay, 9 / (step + 11)))
+        steps[length]()
         step += 1
-        decay = min(options.ema_decay, (step + 1) / (step + 10))
-        torch._foreach_lerp_(averaged, [parameter.detach() for parameter in parameters], 1 - decay)
-        sums += torch.cat([loss.detach(), norm.detach()[None]])
         if step % 10 == 0:
-            _arrived(done, played, held_out)
+            _keep(arrived, run)
         if step % ROWS_EVERY == 0:
-            means = (sums / ROWS_EVERY).tolist()
-            sums.zero_()
-            row = [step, f"{time.monotonic() - started:.1f}", played.count, *(f"{value:.4f}" for value in means)]
+            means = (run.sums / ROWS_EVERY).tolist()
+            run.sums.zero_()
+            row = [step, f"{time.monotonic() - started:.1f}", run.played.count, *(f"{value:.4f}" for value in means)]
             if not all(math.isfinite(value) for value in means):
                 _tell(started, f"not finite before step {step}: back to the averages of step {good_step}")
-                for tensor, kept, parameter in zip(averaged, good, parameters, strict=True):
-                    tensor.copy_(kept)
-                    parameter.data.copy_(kept)
-                optimizer.forget()
+                run.restore(good)
             elif step % (4 * ROWS_EVERY) == 0:
-                good, good_step = [tensor.clone() for tensor in averaged], step
-                if held_out.count:
-                    row += _validate(learner, held_out, device)
+                good, good_step = run.copy(), step
+                if run.held_out.count:
+                    row += run.validate()
                 _tell(started, " ".join(str(value) for value in row))
             writer.writerow(row)
             log.flush()
         if not half and share >= 0.5:
             half = True
-            write_weights(options.output, "half", names, averaged)
+            write_weights(options.output, "half", run.names, run.averaged)
             _tell(started, f"half is written at step {step}")
-    write_weights(options.output, "final", names, averaged)
+    write_weights(options.output, "final", run.names, run.averaged)
     log.close()
     about = {
         "steps": step,
-        "songs": played.count,
-        "held_out": held_out.count,
+        "songs": run.played.count,
+        "held_out": run.held_out.count,
         "frames": options.frames,
         "seconds": time.monotonic() - started,
     }
@@ -253,21 +216,6 @@ def _train(options: argparse.Namespace, device: torch.device, pack: Mapping[str,
         about["gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
     (options.output / "about.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
     _tell(started, json.dumps(about))
-
-
-@torch.no_grad()
-def _validate(learner: Learner, held_out: Store, device: torch.device) -> list[str]:
-    """Losses of songs of held-out pairs of genre and tempo, with the same crops and noise every time."""
-    fixed = torch.Generator(device).manual_seed(1)
-    learner.random_numbers, kept = torch.Generator(device).manual_seed(2), learner.random_numbers
-    learner.model.eval()
-    try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"), torch.compiler.set_stance("force_eager"):
-            losses = learner([held_out.draw(128, 128, fixed)], 0.0, 1.0, 0.0).tolist()
-    finally:
-        learner.random_numbers = kept
-        learner.model.train()
-    return [f"{losses[1]:.4f}", f"{losses[2]:.4f}"]
 
 
 def pack_songs(options: argparse.Namespace) -> None:
@@ -313,6 +261,7 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--device", default="cuda")
     run.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     run.add_argument("--compile_seconds", type=int, default=150, help="then the run goes on without the compiler")
+    run.add_argument("--record", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available(), help="steps as CUDA graphs")
     run.add_argument("--backend", default="inductor", help="of torch.compile")
     run.set_defaults(run_command=train)
     joined = commands.add_parser("join", help="make a checkpoint of a run's weights")

@@ -4,7 +4,7 @@ B crops, V tags, W text width.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class Learner(nn.Module):
         self.seed = seed
         self.random_numbers = torch.Generator(self.device).manual_seed(seed)
 
-    def forward(self, groups: Sequence[Crops], logit_mean: float, score_weight: float, phone_weight: float) -> Tensor:
+    def forward(self, groups: Sequence[Crops], logit_mean: Tensor | float, score_weight: Tensor | float, phone_weight: float) -> Tensor:
         """Losses (total, velocity, score, phones) of crops; groups differ in the length of their lyrics."""
         model, draws, device = self.model, self.random_numbers, self.device
         latents, score, phones, captions = (
@@ -84,7 +84,7 @@ class Learner(nn.Module):
 
 
 class Optimizer:
-    """Muon on the matrices of the blocks, those of a shape together, and AdamW on the rest.
+    """Muon on the matrices of the blocks, those of a shape together, and AdamW on the rest; nothing waits for the device.
 
     Args:
         model: What is trained.
@@ -101,22 +101,24 @@ class Optimizer:
         self.groups: list[list[Tensor]] = [
             list(group) for _, group in itertools.groupby(matrices, key=lambda parameter: tuple(parameter.shape))
         ]
-        self.adamw = torch.optim.AdamW(others, learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=others[0].is_cuda)
+        gpu = others[0].is_cuda
+        self.rate = torch.zeros((), device=others[0].device)
+        self.adamw = torch.optim.AdamW(others, self.rate, betas=(0.9, 0.95), weight_decay=0.01, fused=gpu, capturable=gpu)
         self.learning_rate, self.muon_learning_rate = learning_rate, muon_learning_rate
-        self.forget()
-
-    def forget(self) -> None:
-        """Lose all momentum."""
-        self.adamw.state.clear()
         self.momenta = [torch.zeros(len(group), *group[0].shape, device=group[0].device) for group in self.groups]
 
+    def forget(self) -> None:
+        """Lose all momentum, where it is: a recorded step goes on writing there."""
+        for state in [*self.momenta, *(tensor for kept in self.adamw.state.values() for tensor in kept.values())]:
+            state.zero_()
+
     @torch.no_grad()
-    def step(self, multiplier: float) -> Tensor:
-        """A step under clipped gradients; returns their norm before that."""
+    def step(self, multiplier: Tensor) -> Tensor:
+        """A step under clipped gradients with learning rates times a multiplier; returns the gradients' norm before that."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norm = nn.utils.get_total_norm(gradients, foreach=True)
         torch._foreach_mul_(gradients, (1 / (norm + 1e-6)).clamp_max(1.0))
-        self.adamw.param_groups[0]["lr"] = self.learning_rate * multiplier
+        self.rate.copy_(self.learning_rate * multiplier)
         self.adamw.step()
         rate = self.muon_learning_rate * multiplier
         for group, momentum in zip(self.groups, self.momenta, strict=True):
@@ -125,10 +127,31 @@ class Optimizer:
             update = gradient.lerp(momentum, 0.95).flatten(2)
             scale = max(1.0, update.shape[1] / update.shape[2]) ** 0.5
             torch._foreach_mul_(group, 1 - 0.01 * rate)
-            torch._foreach_add_(group, list(orthogonalized(update).view_as(gradient).unbind()), alpha=-rate * scale)
+            torch._foreach_sub_(group, list((rate * scale * orthogonalized(update)).view_as(gradient).unbind()))
         for parameter in self.parameters:
             parameter.grad = None
         return norm
+
+
+def recorded(step: Callable[[], object], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+    """A step as a CUDA graph: what it launched, launched again at once; it reads and writes the same tensors every time.
+
+    Args:
+        step: Waits for nothing and leaves nothing behind but in tensors that were there before; it is run three times first.
+        generators: Those that it draws from, beside the device's own.
+    """
+    beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    for generator in generators:
+        graph.register_generator_state(generator)
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        step()
+    return graph.replay
 
 
 def compile_blocks(model: TrainableTransformer, backend: str) -> None:

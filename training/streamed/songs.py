@@ -126,7 +126,8 @@ class Store:
         def empty(*shape: int, dtype: torch.dtype) -> Tensor:
             return torch.zeros(capacity, *shape, dtype=dtype, device=device)
 
-        self.count, self.device = 0, device
+        self.device = device
+        self.count, self.count_there = 0, torch.zeros((), device=device)  # songs, for this program and for the device's
         self.latents = empty(SONG_FRAMES, 128, dtype=torch.int8)
         self.score = empty(SONG_FRAMES, len(SCORE_COLUMNS), dtype=torch.uint8)
         self.phones = empty(SONG_FRAMES, dtype=torch.uint8)
@@ -152,8 +153,13 @@ class Store:
         for name in ("latents", "score", "captions"):
             getattr(self, name)[rows] = torch.from_numpy(np.stack([getattr(song, name) for song in songs])).to(self.device)
         self.bar_frames[rows] = torch.tensor([BEATS_PER_BAR * song.beat_frames for song in songs], device=self.device)
-        self.count += len(songs)
+        self.grow(first + len(songs))
         return first
+
+    def grow(self, count: int) -> None:
+        """The first `count` rows are filled now."""
+        self.count = count
+        self.count_there.fill_(count)
 
     def longest(self, length: int) -> int:
         """Most lyric tokens that a crop of a length has in the first songs; asked for once the lyrics are there."""
@@ -166,7 +172,7 @@ class Store:
     def draw(self, count: int, length: int, random_numbers: torch.Generator) -> "Crops":
         """Crops that begin with a bar."""
         uniform = torch.rand(count, 3, generator=random_numbers, device=self.device)
-        songs = (uniform[:, 0] * self.count).long().clamp_max(self.count - 1)
+        songs = (uniform[:, 0] * self.count_there).long().minimum(self.count_there.long() - 1)
         bars = ((SONG_FRAMES - length) / self.bar_frames[songs]).floor() + 1
         starts = ((uniform[:, 1] * bars).floor() * self.bar_frames[songs]).ceil().long().clamp_max(SONG_FRAMES - length)
         frames = starts[:, None] + torch.arange(length, device=self.device)
@@ -204,7 +210,7 @@ def sung_store(pack: Mapping[str, Tensor], device: torch.device) -> Store:
     store = Store(len(pack["latents"]), pack["lyric_ids"].shape[1], pack["statistics"], device)
     for name in ("latents", "score", "phones", "captions", "bar_frames", "lyric_ids", "lyric_from", "lyric_to"):
         getattr(store, name).copy_(pack[name])
-    store.count = len(pack["latents"])
+    store.grow(len(pack["latents"]))
     return store
 
 

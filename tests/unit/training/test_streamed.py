@@ -1,11 +1,12 @@
 """Runs that play their songs as they go: the same losses, crops and optimiser as the trainer's own."""
 
+import argparse
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from training.checkpoint import load_trainable
 from training.conditions import Conditions
@@ -13,8 +14,9 @@ from training.corpus.labels import SCORE_COLUMNS
 from training.corpus.song import SONG_FRAMES
 from training.flow_matching import flow_matching_losses, noise_levels
 from training.optimizers import MuonAdamW
-from training.streamed.__main__ import main, write_weights
+from training.streamed.__main__ import main
 from training.streamed.learning import Learner, Optimizer
+from training.streamed.run import FROZEN, Run, write_weights
 from training.streamed.songs import LATENT_STEP, MAX_TAGS, NUM_CAPTIONS, Prepared, Store
 
 CHECKPOINT = Path(str(resources.files("clients") / "checkpoint"))
@@ -22,24 +24,27 @@ CPU = torch.device("cpu")
 BEAT_FRAMES = 4.5
 
 
-def store(songs: int, lyrics: bool) -> Store:
-    """Songs of random numbers; the lyrics have two lines, in frames 0 to 99 and 200 to 299."""
+def prepared(songs: int) -> list[Prepared]:
+    """Songs of random numbers."""
     rng = np.random.default_rng(0)
     captions = np.full((NUM_CAPTIONS, MAX_TAGS), -1)
     captions[:, :3] = rng.integers(0, 5, (NUM_CAPTIONS, 3))
+    return [
+        Prepared(
+            rng.integers(-20, 20, (SONG_FRAMES, 128)).astype(np.int8),
+            rng.integers(0, 255, (SONG_FRAMES, len(SCORE_COLUMNS))).astype(np.uint8),
+            captions,
+            BEAT_FRAMES,
+        )
+        for _ in range(songs)
+    ]
+
+
+def store(songs: int, lyrics: bool) -> Store:
+    """Songs of random numbers; the lyrics have two lines, in frames 0 to 99 and 200 to 299."""
     made = Store(songs, 5 if lyrics else 2, torch.stack([torch.full((len(SCORE_COLUMNS),), value) for value in (0.2, 0.4)]), CPU)
-    made.add(
-        [
-            Prepared(
-                rng.integers(-20, 20, (SONG_FRAMES, 128)).astype(np.int8),
-                rng.integers(0, 255, (SONG_FRAMES, len(SCORE_COLUMNS))).astype(np.uint8),
-                captions,
-                BEAT_FRAMES,
-            )
-            for _ in range(songs)
-        ]
-    )
-    made.phones[:] = torch.from_numpy(rng.integers(0, 41, (songs, SONG_FRAMES)).astype(np.uint8))
+    made.add(prepared(songs))
+    made.phones[:] = torch.from_numpy(np.random.default_rng(1).integers(0, 41, (songs, SONG_FRAMES)).astype(np.uint8))
     made.lyric_ids[:] = torch.tensor([1, 30, 31, 40, 41] if lyrics else [1, 6])
     made.lyric_from[:] = torch.tensor([-1, 0, 0, 200, 200] if lyrics else [-1, -1])
     made.lyric_to[:] = torch.tensor([2**20, 100, 100, 300, 300] if lyrics else [2**20, 2**20])
@@ -101,6 +106,42 @@ def test_losses_are_those_of_the_trainer() -> None:
     torch.testing.assert_close(found, wanted, rtol=2e-5, atol=2e-6)
 
 
+def pack() -> dict[str, Tensor]:
+    """Two sung songs of random numbers, as a pack holds them."""
+    sung = store(2, lyrics=True)
+    names = ("latents", "score", "phones", "captions", "bar_frames", "lyric_ids", "lyric_from", "lyric_to")
+    width = load_trainable(CHECKPOINT).config.text_embedding_dim
+    return {name: getattr(sung, name) for name in names} | {
+        "statistics": sung.statistics,
+        "instrumental_ids": torch.tensor([1, 6]),
+        "tags": torch.randn(5, width, generator=torch.Generator().manual_seed(1)),
+    }
+
+
+def test_a_step_follows_its_controls() -> None:
+    options = argparse.Namespace(frames=64, songs=4, seed=0, checkpoint_dir=CHECKPOINT, learning_rate=1e-3, muon_learning_rate=0.02)
+    run = Run(options, CPU, pack())
+    run.played.add(prepared(3))
+    start = run.copy()
+
+    run.seconds_of_steps([16])  # tries, and changes nothing
+    run.begin()
+    assert all(torch.equal(now, before) for now, before in zip(run.parameters, start, strict=True))
+    assert run.sums.eq(0).all()
+
+    run.control(share=0.0, multiplier=1.0, average=0.1)
+    run.step(16)
+    frozen = [name.startswith(FROZEN) for name in run.names]
+    moved = [not torch.equal(now, before) for now, before in zip(run.parameters, start, strict=True)]
+    assert any(moved)
+    assert not any(still and has_moved for still, has_moved in zip(frozen, moved, strict=True))
+    for averaged, now, before in zip(run.averaged, run.parameters, start, strict=True):
+        torch.testing.assert_close(averaged, torch.lerp(before, now, 0.1))
+
+    run.restore(start)
+    assert all(torch.equal(now, before) for now, before in zip(run.parameters + run.averaged, start * 2, strict=True))
+
+
 class Two(nn.Module):
     """Matrices of two shapes in blocks, and a layer beside them."""
 
@@ -121,7 +162,7 @@ def test_optimizer_is_muon_and_adamw() -> None:
             other.grad = mine.grad.clone()
         norm = nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
         reference.step()
-        torch.testing.assert_close(optimizer.step(1.0), norm)
+        torch.testing.assert_close(optimizer.step(torch.ones(())), norm)
         for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(mine, other)
 
