@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 from prometheus_client import start_http_server
 
+from acestep_rpc.allocator import trim_regularly, use_few_arenas
 from acestep_rpc.engine import longest_piece_seconds
 from acestep_rpc.errors import AcestepError, InvalidRequest, Overloaded, StageUnavailable, Unimplemented, to_status
 from acestep_rpc.settings import ServerSettings
@@ -249,6 +250,7 @@ def run(
     Raises:
         SystemExit: A port is taken, or the checkpoint or a setting is refused; the message says which.
     """
+    use_few_arenas()
     configure_logging(service)
     try:
         configure_tracing(service)
@@ -270,11 +272,13 @@ async def _run_until_signal(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    trimming = asyncio.create_task(trim_regularly())
     await stop.wait()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(number)  # a second signal ends the process at once
     await before_draining()
     await server.stop(settings.drain_seconds)
+    trimming.cancel()
     await close()
 
 

@@ -50,7 +50,7 @@ TRANSFORMER: dict[str, Any] = dict(ARCHITECTURES["official"].transformer) | {
 }
 SAMPLING = {
     "infer_step": 30,
-    "guidance_scale": 2.0,
+    "guidance_scale": 1.5,
     "cfg_type": "CFG_TYPE_CFG",
     "omega_scale": 0.0,
     "guidance_interval": 1.0,

@@ -138,7 +138,7 @@ def embedded(dataset_path: Path, checkpoint_dir: Path) -> Recipe:
         num_workers=1,
         every_n_train_steps=200,
         every_plot_step=1000,
-        samples=SampleSettings(infer_step=30, guidance_scale=2.0, cfg_type="cfg", omega_scale=0.0),
+        samples=SampleSettings(infer_step=30, guidance_scale=1.5, cfg_type="cfg", omega_scale=0.0),
         exp_name="embedded",
     )
 

@@ -158,7 +158,7 @@ class SamplingOptions:
     """How songs are sampled: euler steps and the scale of plain classifier-free guidance."""
 
     num_inference_steps: int = 30
-    guidance_scale: float = 2.0
+    guidance_scale: float = 1.5
 
     def params(self) -> SamplingParams:
         """As the diffusion stage takes them."""
