@@ -85,6 +85,13 @@ def growth(samples: list[dict[str, int]]) -> dict[str, float]:
     }
 
 
+def megabytes_each_minute(samples: list[dict[str, int]]) -> dict[str, list[float]]:
+    """Of each server's memory, medians."""
+    a_minute = round(60 / SAMPLE_SECONDS)
+    minutes = [samples[start : start + a_minute] for start in range(0, len(samples), a_minute)]
+    return {name: [round(statistics.median(one[name] for one in minute) / 1e6, 1) for minute in minutes] for name in samples[0]}
+
+
 async def run(seconds: float, peak_seconds: float, seed: int) -> dict[str, Any]:
     """Peak, then too much."""
     with processes.system() as system:
@@ -98,7 +105,8 @@ async def run(seconds: float, peak_seconds: float, seed: int) -> dict[str, Any]:
         await asyncio.sleep(0)
         outcomes, lasted = await overload(system, TIMES_CAPACITY * capacity, seconds, seed + 2)
         watching.cancel()
-        grown = growth(await watching)
+        memory = await watching
+        grown = growth(memory)
         refused = refused_at_the_server(system.front, lines)
     goodput = sum(outcome.code == "OK" for outcome in outcomes) / lasted
     seen = [outcome.seconds for outcome in outcomes if outcome.code == "RESOURCE_EXHAUSTED"]
@@ -109,7 +117,13 @@ async def run(seconds: float, peak_seconds: float, seed: int) -> dict[str, Any]:
         "largest_growth_of_memory": Bound(max(grown.values()), most=MOST_MEMORY_GROWTH),
         "other_codes": Bound(sum(outcome.code not in ("OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED") for outcome in outcomes), most=0),
     }
-    figures = {"peak_songs_per_second": capacity, "songs_per_second": goodput, "growth": grown, "load": summarise(outcomes, lasted)}
+    figures = {
+        "peak_songs_per_second": capacity,
+        "songs_per_second": goodput,
+        "growth": grown,
+        "megabytes_each_minute": megabytes_each_minute(memory),
+        "load": summarise(outcomes, lasted),
+    }
     return processes.report(bounds, figures)
 
 

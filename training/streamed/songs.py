@@ -139,22 +139,16 @@ class Store:
         self.statistics = statistics.to(device)
         self._longest: dict[int, int] = {}
 
-    @property
-    def full(self) -> bool:
-        """No more room."""
-        return self.count == len(self.latents)
-
-    def add(self, songs: Sequence[Prepared]) -> int:
-        """Keep songs while there is room; returns where they begin."""
+    def add(self, songs: Sequence[Prepared]) -> None:
+        """Keep songs while there is room."""
         first, songs = self.count, songs[: len(self.latents) - self.count]
         if not songs:
-            return first
+            return
         rows = slice(first, first + len(songs))
         for name in ("latents", "score", "captions"):
             getattr(self, name)[rows] = torch.from_numpy(np.stack([getattr(song, name) for song in songs])).to(self.device)
         self.bar_frames[rows] = torch.tensor([BEATS_PER_BAR * song.beat_frames for song in songs], device=self.device)
         self.grow(first + len(songs))
-        return first
 
     def grow(self, count: int) -> None:
         """The first `count` rows are filled now."""
