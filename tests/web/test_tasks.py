@@ -78,6 +78,7 @@ def test_edit_extend_and_audio_to_audio_start_from_a_song_that_the_server_keeps(
     page.locator("#wave-edit song-player[ready]").wait_for()
     fill(page, edit__target__tags="rock, guitar")
     page.locator("#edit-type label", has_text="remix").click()
+    expect(box(page, "edit-edit_n_min")).to_have_value("0.2")
     edit = make_song(page)
     assert (edit["task"], edit["src_audio_path"], edit["edit_target_prompt"]) == ("edit", source, "rock, guitar")
     assert (edit["edit_n_min"], edit["edit_n_max"], edit["edit_n_avg"]) == (0.2, 0.4, 1)
