@@ -139,7 +139,7 @@ def _compile(run: Run, options: argparse.Namespace, started: float) -> None:
 def _steps(run: Run, options: argparse.Namespace, started: float) -> dict[int, Callable[[], object]]:
     """Steps of each length, recorded if they can be."""
     steps: dict[int, Callable[[], object]] = {length: functools.partial(run.step, length) for length, _ in BUCKETS}
-    if options.record:
+    if options.record and run.device.type == "cuda":
         try:
             steps = {length: recorded(step, run.generators) for length, step in steps.items()}
             _tell(started, f"recorded: {run.seconds_of_steps(list(steps), steps):.4f} s")
@@ -261,7 +261,7 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--device", default="cuda")
     run.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     run.add_argument("--compile_seconds", type=int, default=150, help="then the run goes on without the compiler")
-    run.add_argument("--record", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available(), help="steps as CUDA graphs")
+    run.add_argument("--record", action=argparse.BooleanOptionalAction, default=True, help="steps as CUDA graphs, on a GPU")
     run.add_argument("--backend", default="inductor", help="of torch.compile")
     run.set_defaults(run_command=train)
     joined = commands.add_parser("join", help="make a checkpoint of a run's weights")
